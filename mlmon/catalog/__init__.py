@@ -1,0 +1,12 @@
+"""Every metric there is, declared once.
+
+`base` says what a metric is, `requests` declares what is said of the watched services, `sidecar` what mlmon
+says of itself. Importing this package declares them all.
+"""
+
+from __future__ import annotations
+
+from mlmon.catalog import requests, sidecar
+from mlmon.catalog.base import METRICS, SERIES_LABELS, CounterTriple, Metric
+
+__all__ = ["METRICS", "SERIES_LABELS", "CounterTriple", "Metric", "requests", "sidecar"]

@@ -1,0 +1,140 @@
+"""A batch of events: Arrow columns with typed accessors that give NumPy views.
+
+The unit of work everywhere past decoding. Columns the producer did not send are simply absent: an accessor
+answers with NaN, a default, or an empty view, and pays nothing for them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["Codes", "EventBatch"]
+
+Codes = tuple["NDArray[np.int32]", "list[str]"]
+
+
+class EventBatch:
+    """Columns of the v1 contract for `len(batch)` events, immutable.
+
+    Accessors are computed once and kept; `slice` shares what its parent already computed.
+
+    Args:
+        records: an Arrow record batch whose columns have the types of `events.schema` (the decoder's duty).
+    """
+
+    __slots__ = ("_cache", "records")
+
+    def __init__(self, records: pa.RecordBatch, cache: dict[str, Any] | None = None) -> None:
+        self.records = records
+        self._cache: dict[str, Any] = {} if cache is None else cache
+
+    def __len__(self) -> int:
+        return int(self.records.num_rows)
+
+    def has(self, name: str) -> bool:
+        """Whether the column was sent at all."""
+        return name in self.records.schema.names
+
+    def column(self, name: str) -> pa.Array | None:
+        """The Arrow column, or None where it was not sent."""
+        index = self.records.schema.get_field_index(name)
+        return None if index < 0 else self.records.column(index)
+
+    def floats(self, name: str) -> NDArray[np.float64] | None:
+        """A numeric column as float64, shape (n,), null as NaN; None where the column was not sent."""
+        key = "f:" + name
+        if key not in self._cache:
+            column = self.column(name)
+            self._cache[key] = None if column is None else _to_float(column)
+        value: NDArray[np.float64] | None = self._cache[key]
+        return value
+
+    def times(self) -> NDArray[np.int64]:
+        """Event times, µs since 1970 UTC, shape (n,)."""
+        if "times" not in self._cache:
+            column = self.records.column("event_time").cast(pa.int64())
+            self._cache["times"] = column.to_numpy(zero_copy_only=False)
+        value: NDArray[np.int64] = self._cache["times"]
+        return value
+
+    def weights(self) -> NDArray[np.float64]:
+        """Sampling weights, shape (n,); absent means 1."""
+        if "weights" not in self._cache:
+            raw = self.floats("sampling_weight")
+            self._cache["weights"] = np.ones(len(self)) if raw is None else np.where(np.isnan(raw), 1.0, raw)
+        value: NDArray[np.float64] = self._cache["weights"]
+        return value
+
+    def codes(self, name: str, default: str = "") -> Codes:
+        """A string column as (codes, values): `values[codes[i]]` is event i's value; null reads `default`."""
+        key = f"c:{name}:{default}"
+        if key not in self._cache:
+            column = self.column(name)
+            self._cache[key] = encode_strings(column, len(self), default)
+        value: Codes = self._cache[key]
+        return value
+
+    def segment(self, name: str, default: str = "") -> Codes:
+        """One key of the segments map as (codes, values)."""
+        key = f"s:{name}:{default}"
+        if key not in self._cache:
+            column = self.column("segments")
+            found = None if column is None else pc.map_lookup(column, name, "first")
+            self._cache[key] = encode_strings(found, len(self), default)
+        value: Codes = self._cache[key]
+        return value
+
+    def slice(self, start: int, length: int) -> EventBatch:
+        """Events `start` to `start + length`, sharing memory and computed views."""
+        stop = start + length
+        cache = {key: _slice_view(value, start, stop) for key, value in self._cache.items()}
+        return EventBatch(self.records.slice(start, length), cache)
+
+    def take(self, order: NDArray[np.int64]) -> EventBatch:
+        """The events at these indices, copied."""
+        return EventBatch(self.records.take(pa.array(order)))
+
+    @staticmethod
+    def concat(batches: Sequence[EventBatch]) -> EventBatch:
+        """One batch of all events, in order; missing columns and feature names are filled with null."""
+        if len(batches) == 1:
+            return batches[0]
+        table = pa.concat_tables(
+            [pa.Table.from_batches([b.records]) for b in batches], promote_options="permissive"
+        ).combine_chunks()
+        return EventBatch(table.to_batches()[0])
+
+
+def encode_strings(column: pa.Array | None, length: int, default: str) -> Codes:
+    """Dictionary-encode a string column of `length` rows, null reading as `default`."""
+    if column is None:
+        return np.zeros(length, np.int32), [default]
+    encoded = column if pa.types.is_dictionary(column.type) else pc.dictionary_encode(column)
+    values: list[str] = encoded.dictionary.to_pylist()
+    indices = encoded.indices
+    if indices.null_count:
+        indices = indices.fill_null(len(values))
+        values = [*values, default]
+    return indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False), values
+
+
+def _to_float(column: pa.Array) -> NDArray[np.float64]:
+    if column.null_count:
+        column = column.cast(pa.float64())
+    view: NDArray[np.float64] = column.to_numpy(zero_copy_only=False)
+    return view.astype(np.float64, copy=False)
+
+
+def _slice_view(value: Any, start: int, stop: int) -> Any:
+    if isinstance(value, tuple):
+        return value[0][start:stop], value[1]
+    return None if value is None else value[start:stop]
