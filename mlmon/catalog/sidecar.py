@@ -20,7 +20,10 @@ LOST = declare(
     "mlmon_lost_records", "counter", "", _P, "Records that retention removed before they were read."
 )
 OVERFLOW = declare(
-    "mlmon_label_overflow", "counter", "", ("kind",),
+    "mlmon_label_overflow",
+    "counter",
+    "",
+    ("kind",),
     "Events counted under `other` because a cap on label values was reached (kind: series, segment, "
     "partition, version).",
 )
@@ -29,7 +32,10 @@ OPEN_WINDOWS = declare("mlmon_open_windows", "gauge", "", (), "Window states not
 CLOSED_WINDOWS = declare("mlmon_closed_windows", "counter", "", (), "Windows closed and read.")
 ASSIGNED = declare("mlmon_partitions_assigned", "gauge", "", (), "Partitions this sidecar reads.")
 SPLIT_SERIES = declare(
-    "mlmon_split_series", "gauge", "", (),
+    "mlmon_split_series",
+    "gauge",
+    "",
+    (),
     "Series that also arrive in partitions of another sidecar: their window readings are partial.",
 )
 LAG_RECORDS = declare("mlmon_consumer_lag_records", "gauge", "", _P, "Log records not yet read.")
@@ -37,7 +43,10 @@ LAG_EVENTS = declare(
     "mlmon_consumer_lag_events", "gauge", "", _P, "Events not yet read, at the recent events per record."
 )
 LAG_SECONDS = declare(
-    "mlmon_consumer_lag_seconds", "gauge", "seconds", _P,
+    "mlmon_consumer_lag_seconds",
+    "gauge",
+    "seconds",
+    _P,
     "Age of the last record read while more are waiting; 0 at the end of the log.",
 )
 WATERMARK_AGE = declare(
@@ -56,7 +65,10 @@ CHECKPOINT_SECONDS = declare(
 )
 SOURCE_ERRORS = declare("mlmon_source_errors", "counter", "", (), "Polls that failed and were retried.")
 STATE_DISCARDED = declare(
-    "mlmon_state_discarded", "counter", "", (),
+    "mlmon_state_discarded",
+    "counter",
+    "",
+    (),
     "Stored summaries left out because a monitor's parameters changed.",
 )
 BUILD = declare("mlmon_build", "info", "", ("version", "python", "source"), "What is running.")

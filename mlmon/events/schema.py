@@ -44,14 +44,22 @@ class Field:
 _STR, _F64, _F32, _I32 = pa.string(), pa.float64(), pa.float32(), pa.int32()
 
 
-def _f(name: str, type_: pa.DataType | None, unit: str, by: str, text: str, *, required: bool = False) -> Field:
+def _f(
+    name: str, type_: pa.DataType | None, unit: str, by: str, text: str, *, required: bool = False
+) -> Field:
     return Field(name, type_, unit, required, by, text)
 
 
 FIELDS: tuple[Field, ...] = (
     _f("event_id", _STR, "", "tap", "Identity of the request; sampling hashes it.", required=True),
-    _f("event_time", pa.timestamp("us", tz="UTC"), "µs since 1970 UTC", "tap",
-       "When the request arrived; windows are cut by it.", required=True),
+    _f(
+        "event_time",
+        pa.timestamp("us", tz="UTC"),
+        "µs since 1970 UTC",
+        "tap",
+        "When the request arrived; windows are cut by it.",
+        required=True,
+    ),
     _f("service", _STR, "", "emitter", "Name of the service, as in its SLO and its pager.", required=True),
     _f("model_name", _STR, "", "emitter", "Name of the model.", required=True),
     _f("model_version", _STR, "", "emitter", "Version of the model that answered."),
@@ -72,25 +80,54 @@ FIELDS: tuple[Field, ...] = (
     _f("gpu_memory_total_bytes", _F64, "bytes", "server", "GPU memory there is."),
     _f("characters", _I32, "characters", "tokenizer", "Unicode characters of the input."),
     _f("words", _I32, "words", "tokenizer", "Words of the input as the pre-tokenizer splits it."),
-    _f("tokens", _I32, "tokens", "tokenizer", "Tokens of the input, special tokens not counted, after truncation."),
+    _f(
+        "tokens",
+        _I32,
+        "tokens",
+        "tokenizer",
+        "Tokens of the input, special tokens not counted, after truncation.",
+    ),
     _f("unknown_tokens", _I32, "tokens", "tokenizer", "Tokens that are the unknown token."),
     _f("continuation_tokens", _I32, "tokens", "tokenizer", "Tokens that continue a word."),
-    _f("byte_fallback_tokens", _I32, "tokens", "tokenizer", "Tokens of the form <0xNN> (SentencePiece byte fallback)."),
+    _f(
+        "byte_fallback_tokens",
+        _I32,
+        "tokens",
+        "tokenizer",
+        "Tokens of the form <0xNN> (SentencePiece byte fallback).",
+    ),
     _f("truncated_tokens", _I32, "tokens", "tokenizer", "Tokens cut off because the input was too long."),
     _f("masked_tokens", _I32, "tokens", "tokenizer", "Mask tokens in the input."),
     _f("input_hash", _STR, "hex", "tap", "Keyed BLAKE2b of the input; equal inputs have equal hashes."),
-    _f("token_ids", pa.list_(_I32), "ids", "tokenizer", "Token ids; off by default, since they can be decoded."),
+    _f(
+        "token_ids",
+        pa.list_(_I32),
+        "ids",
+        "tokenizer",
+        "Token ids; off by default, since they can be decoded.",
+    ),
     _f("language", _STR, "BCP 47", "extractor", "Language of the input."),
     _f("prediction", _STR, "", "extractor", "The answer's label, or for fill-mask its first token."),
     _f("confidence", _F64, "probability", "extractor", "Probability of the prediction, 0 to 1."),
     _f("entropy", _F64, "nats", "extractor", "Entropy of the output distribution."),
     _f("top_labels", pa.list_(_STR), "", "extractor", "The k best labels, best first."),
     _f("top_scores", pa.list_(_F32), "probability", "extractor", "Their probabilities."),
-    _f("embedding", pa.list_(pa.float16()), "", "extractor",
-       "Pooled embedding. On the wire a fixed-size list; in memory a list, so that dimensions can mix."),
+    _f(
+        "embedding",
+        pa.list_(pa.float16()),
+        "",
+        "extractor",
+        "Pooled embedding. On the wire a fixed-size list; in memory a list, so that dimensions can mix.",
+    ),
     _f("numeric_features", None, "", "extractor", "Struct of named numbers."),
     _f("categorical_features", None, "", "extractor", "Struct of named strings."),
-    _f("segments", pa.map_(_STR, _STR), "", "extractor", "What the series are split by: language, tenant, route."),
+    _f(
+        "segments",
+        pa.map_(_STR, _STR),
+        "",
+        "extractor",
+        "What the series are split by: language, tenant, route.",
+    ),
     _f("sampling_weight", _F64, "events", "emitter", "1 / inclusion probability; absent means 1."),
     _f("trace_id", _STR, "hex", "tap", "W3C trace id, 32 hex digits."),
     _f("span_id", _STR, "hex", "tap", "W3C span id, 16 hex digits."),
