@@ -140,6 +140,14 @@ class Monitor(Protocol):
         """Counters and histograms of one series, accumulated since the process started."""
         ...
 
-    def read(self, window: Window, summaries: Mapping[SeriesKey, Summary]) -> Iterable[Reading]:
-        """Readings of a closed window over all its series. No data, no reading."""
+    def read(
+        self, window: Window, summaries: Mapping[SeriesKey, Summary], first_seen: Mapping[SeriesKey, int]
+    ) -> Iterable[Reading]:
+        """Readings of a closed window over all its series. No data, no reading.
+
+        Args:
+            window: the window.
+            summaries: its summaries by series.
+            first_seen: event time (µs) at which each series was first seen, over restarts.
+        """
         ...

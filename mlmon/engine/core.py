@@ -1,0 +1,437 @@
+"""Batches into windows, windows into readings.
+
+The engine holds the state of every assigned partition. `process` takes a batch in; `changes` says what a
+commit must write and closes windows; `committed`, called only when the commit has succeeded, hands out what
+may be published. If a commit fails the caller drops the engine's partitions and loads them again, so memory
+never runs ahead of the checkpoint for longer than one interval.
+
+Work per batch is a fixed number of vectorised passes plus one step for each series and window it touches.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, NamedTuple
+
+import msgspec
+import numpy as np
+
+from mlmon.engine.series import SeriesConfig, SeriesTable, series_codes
+from mlmon.engine.state import (
+    META_KEY,
+    PartitionMeta,
+    SeriesSeen,
+    StateChange,
+    load_partition,
+    window_record,
+    window_record_key,
+)
+from mlmon.windows import NEVER, Window, WindowConfig, late_mask
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from mlmon.engine.state import Partition, WindowKey
+    from mlmon.events.batch import EventBatch
+    from mlmon.monitors.base import Monitor, Reading, SeriesKey, Summary
+
+__all__ = ["Engine", "EngineConfig", "Intake", "Published"]
+
+_END = 2**62
+
+
+class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the engine needs to know: windows, series and the bound on open state."""
+
+    windows: WindowConfig = WindowConfig()
+    series: SeriesConfig = SeriesConfig()
+    max_open_windows: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1,
+            description="Most (window, series, partition) states held open. Beyond it the oldest windows "
+            "close early, and their later events count as late.",
+        ),
+    ] = 20_000
+
+
+class Intake(NamedTuple):
+    """What was read of one partition in one go.
+
+    Attributes:
+        next_offset: where reading goes on.
+        batch: the good events, in the order of the log; None when there is none.
+        records: log records read, bad ones included.
+        rejects: how many records and rows were refused, by reason.
+        dropped: events that emitters said they dropped.
+        lost: records removed by retention before they were read.
+    """
+
+    next_offset: int
+    batch: EventBatch | None = None
+    records: int = 0
+    rejects: Mapping[str, int] = {}
+    dropped: int = 0
+    lost: int = 0
+
+
+class Published(NamedTuple):
+    """What a successful commit makes public.
+
+    Attributes:
+        counters: by monitor name and series, accumulated since the process started; not changed afterwards.
+        readings: of the windows this commit closed.
+        windows: how many those were.
+        tallies: what the commit adds to mlmon's own counters: by partition, (what, label value).
+    """
+
+    counters: Mapping[str, Mapping[SeriesKey, Summary]]
+    readings: Sequence[Reading]
+    windows: int
+    tallies: Mapping[str, Counter[tuple[str, str]]]
+
+
+class Engine:
+    """Counts events by series and window for the partitions it is given.
+
+    Args:
+        config: windows, series, bounds.
+        monitors: what to compute; their order is fixed for the engine's life.
+        owner: name written into the state, to tell sidecars apart.
+    """
+
+    def __init__(self, config: EngineConfig, monitors: Sequence[Monitor], owner: str) -> None:
+        self._config = config
+        self._monitors = tuple(monitors)
+        self._owner = owner
+        self._partitions: dict[str, Partition] = {}
+        self._table = SeriesTable(config.series)
+        self._counters: dict[str, dict[SeriesKey, Summary]] = {m.name: {} for m in self._monitors}
+        self._readings: list[Reading] = []
+        self._closed_windows = 0
+        self.watermark_us = NEVER
+        self.discarded = 0
+
+    # Partitions
+
+    @property
+    def partitions(self) -> Mapping[str, Partition]:
+        """The partitions held, by name."""
+        return self._partitions
+
+    @property
+    def series_count(self) -> int:
+        """Series kept at present."""
+        return len(self._table)
+
+    @property
+    def open_windows(self) -> int:
+        """Window states held open, over partitions and series."""
+        return sum(len(p.windows) for p in self._partitions.values())
+
+    @property
+    def dirty(self) -> bool:
+        """Whether there is anything to commit."""
+        return any(p.dirty for p in self._partitions.values())
+
+    def assign(self, name: str, next_offset: int, records: Mapping[bytes, bytes], monotonic: float) -> None:
+        """Take a partition over from what its checkpoint holds (nothing, for a new one).
+
+        Raises:
+            IncompatibleStateError: the state was written by a newer mlmon, or is damaged.
+        """
+        partition, discarded = load_partition(next_offset, records, self._monitors, monotonic)
+        self.discarded += discarded
+        for _, key in partition.windows:
+            self._table.keep(key)
+        for key, seen in partition.series.items():
+            self._table.keep(key)
+            self._table.touch(key, seen.last_us)
+        self._partitions[name] = partition
+
+    def revoke(self, name: str) -> None:
+        """Drop a partition and everything of it that is not committed."""
+        self._partitions.pop(name, None)
+
+    def reset(self) -> None:
+        """Drop every partition; counters stay, since they hold committed events only."""
+        self._partitions.clear()
+        self._readings.clear()
+
+    # Events
+
+    def process(self, name: str, intake: Intake, monotonic: float) -> None:
+        """Count what was read of a partition."""
+        partition = self._partitions[name]
+        partition.next_offset, partition.active_at, partition.dirty = intake.next_offset, monotonic, True
+        _tally(partition, intake)
+        batch = intake.batch
+        if batch is None or len(batch) == 0:
+            return
+        times = batch.times()
+        meta = partition.meta
+        late = late_mask(times, meta.seen_us, meta.closed_us, self._config.windows)
+        meta.seen_us = max(meta.seen_us, int(times.max()))
+        lates = int(late.sum())
+        meta.events += len(batch)
+        meta.late += lates
+        partition.tally["events", ""] += len(batch)
+        partition.tally["late", ""] += lates
+        starts = np.where(late, NEVER, times - times % self._config.windows.size_us)
+        codes, keys = series_codes(batch, self._config.series.segment_by)
+        codes, keys = self._admit(partition, codes, keys)
+        for start, key, part in _groups(batch, starts, codes, keys):
+            self._update(partition, start, key, part)
+
+    def _admit(
+        self, partition: Partition, codes: NDArray[np.intp], keys: list[SeriesKey]
+    ) -> tuple[NDArray[np.intp], list[SeriesKey]]:
+        """Fold what is over the caps into `other`, counting the events folded."""
+        admitted = [self._table.admit(key) for key in keys]
+        if any(kind for _, kind in admitted):
+            sizes = np.bincount(codes, minlength=len(keys)).tolist()
+            for (_, kind), size in zip(admitted, sizes, strict=True):
+                if kind:
+                    partition.tally["overflow", kind] += size
+        position: dict[SeriesKey, int] = {}
+        remap = np.array([position.setdefault(key, len(position)) for key, _ in admitted], np.intp)
+        return (codes if len(position) == len(keys) else remap[codes]), list(position)
+
+    def _update(self, partition: Partition, start: int, key: SeriesKey, batch: EventBatch) -> None:
+        times = batch.times()
+        newest = int(times.max())
+        partition.note(key, int(times.min()), newest, len(batch))
+        self._table.touch(key, newest)
+        if start != NEVER:
+            partition.meta.windows[start] = partition.meta.windows.get(start, 0) + len(batch)
+        summaries = partition.pending.get((start, key))
+        if summaries is None:
+            summaries = partition.pending[start, key] = [m.summary() for m in self._monitors]
+        for summary in summaries:
+            summary.update(batch)
+
+    # Commits
+
+    def changes(
+        self, now_us: int, monotonic: float, lag: Mapping[str, int], *, final: bool = False
+    ) -> list[StateChange]:
+        """What to commit: new state of every partition that changed, after closing the windows that are due.
+
+        Args:
+            now_us: wall clock, µs.
+            monotonic: seconds.
+            lag: records still unread by partition; a partition with some is never idle.
+            final: the log has ended: close every window.
+        """
+        touched = {name: self._merge_pending(p) for name, p in self._partitions.items()}
+        closing = _END if final else self._closing_time(now_us, monotonic, lag)
+        closing = max(closing, self._forced_time())
+        deletes = self._close(closing)
+        changes = []
+        for name, partition in self._partitions.items():
+            if not partition.dirty:
+                continue
+            puts = {
+                window_record_key(window): window_record(self._monitors, partition.windows[window])
+                for window in touched[name]
+                if window in partition.windows
+            }
+            puts[META_KEY] = partition.meta_bytes(self._owner, now_us)
+            changes.append(StateChange(name, partition.next_offset, puts, deletes.get(name, ())))
+        return changes
+
+    def committed(self) -> Published:
+        """Take note that the last `changes` are safe, and say what they make public."""
+        touched: set[SeriesKey] = set()
+        for partition in self._partitions.values():
+            for (_, key), summaries in partition.pending.items():
+                self._count(key, summaries, fresh=key not in touched)
+                touched.add(key)
+            partition.pending.clear()
+            partition.dirty = False
+        tallies = {name: p.tally for name, p in self._partitions.items() if p.tally}
+        for name in tallies:
+            self._partitions[name].tally = Counter()
+        self._expire()
+        readings, self._readings = self._readings, []
+        closed, self._closed_windows = self._closed_windows, 0
+        counters = {name: dict(by_series) for name, by_series in self._counters.items()}
+        return Published(counters, readings, closed, tallies)
+
+    def _count(self, key: SeriesKey, summaries: Sequence[Summary], *, fresh: bool) -> None:
+        """Add summaries to the counters; the published ones are never changed, so the first add copies."""
+        for monitor, summary in zip(self._monitors, summaries, strict=True):
+            counters = self._counters[monitor.name]
+            if key not in counters:
+                counters[key] = summary.copy()
+                continue
+            if fresh:
+                counters[key] = counters[key].copy()
+            counters[key].merge(summary)
+
+    def _merge_pending(self, partition: Partition) -> list[WindowKey]:
+        """Merge what is pending into the open windows; `pending` stays, for the counters."""
+        touched = []
+        for window, summaries in partition.pending.items():
+            if window[0] == NEVER:
+                continue
+            touched.append(window)
+            held = partition.windows.get(window)
+            if held is None:
+                partition.windows[window] = [summary.copy() for summary in summaries]
+                continue
+            for old, new in zip(held, summaries, strict=True):
+                old.merge(new)
+        return touched
+
+    # Closing
+
+    def _closing_time(self, now_us: int, monotonic: float, lag: Mapping[str, int]) -> int:
+        """Event time up to which windows may close.
+
+        The lowest watermark of the partitions that are not idle. When all are idle the clock takes over, so
+        that the last window of a quiet service is read after the idle timeout and not with its next request.
+        """
+        windows = self._config.windows
+        seen = {name: p for name, p in self._partitions.items() if p.meta.seen_us != NEVER}
+        if not seen:
+            return NEVER
+        active = [
+            p.meta.seen_us
+            for name, p in seen.items()
+            if lag.get(name, 0) > 0 or monotonic - p.active_at <= windows.idle_timeout_seconds
+        ]
+        if active:
+            return min(active) - windows.lateness_us
+        newest = max(p.meta.seen_us for p in seen.values())
+        return max(newest, now_us - windows.idle_us) - windows.lateness_us
+
+    def _forced_time(self) -> int:
+        """Where the bound on open windows makes the oldest close early."""
+        excess = self.open_windows - self._config.max_open_windows
+        if excess <= 0:
+            return NEVER
+        starts = sorted(start for p in self._partitions.values() for start, _ in p.windows)
+        return starts[excess - 1] + self._config.windows.size_us
+
+    def _close(self, closing_us: int) -> dict[str, list[bytes]]:
+        """Read and drop every window that ends by `closing_us`; returns the state keys to delete."""
+        if closing_us == NEVER:
+            return {}
+        size = self._config.windows.size_us
+        boundary = closing_us - closing_us % size if closing_us != _END else self._last_end()
+        self.watermark_us = max(self.watermark_us, boundary)
+        merged: dict[int, dict[SeriesKey, list[Summary]]] = defaultdict(dict)
+        deletes: dict[str, list[bytes]] = defaultdict(list)
+        for name, partition in self._partitions.items():
+            due = [window for window in partition.windows if window[0] + size <= boundary]
+            for window in due:
+                _merge_into(merged[window[0]], window[1], partition.windows.pop(window))
+                deletes[name].append(window_record_key(window))
+            if due:
+                partition.dirty = True
+                newest = max(start for start, _ in due) + size
+                partition.meta.closed_us = max(partition.meta.closed_us, newest)
+        seen = self.seen() if merged else {}
+        for start in sorted(merged):
+            self._readings.extend(self._read(Window(start, start + size), merged[start], seen))
+        self._closed_windows += len(merged)
+        return deletes
+
+    def _last_end(self) -> int:
+        starts = [start for p in self._partitions.values() for start, _ in p.windows]
+        return max(starts) + self._config.windows.size_us if starts else NEVER
+
+    def _read(
+        self,
+        window: Window,
+        summaries: Mapping[SeriesKey, list[Summary]],
+        seen: Mapping[SeriesKey, SeriesSeen],
+    ) -> Iterator[Reading]:
+        for index, monitor in enumerate(self._monitors):
+            by_series = {key: parts[index] for key, parts in summaries.items()}
+            yield from monitor.read(window, by_series, {key: s.first_us for key, s in seen.items()})
+
+    # Series
+
+    def seen(self) -> dict[SeriesKey, SeriesSeen]:
+        """What the partitions held have carried of each series."""
+        total: dict[SeriesKey, SeriesSeen] = {}
+        for partition in self._partitions.values():
+            for key, part in partition.series.items():
+                held = total.get(key)
+                if held is None:
+                    total[key] = SeriesSeen(part.first_us, part.last_us, part.events)
+                else:
+                    held.first_us = min(held.first_us, part.first_us)
+                    held.last_us = max(held.last_us, part.last_us)
+                    held.events += part.events
+        return total
+
+    def split_series(self, peers: Mapping[str, bytes]) -> list[SeriesKey]:
+        """Series of ours that others' partitions carry too, from their `meta` records."""
+        horizon = self.watermark_us - self._config.windows.size_us * 2
+        own = {key for p in self._partitions.values() for key in p.series}
+        split: set[SeriesKey] = set()
+        for data in peers.values():
+            meta = PartitionMeta.from_bytes(data)
+            if meta.owner != self._owner:
+                split.update(key for key, seen in meta.series if key in own and seen.last_us >= horizon)
+        return sorted(split)
+
+    def _expire(self) -> None:
+        newest = max((p.meta.seen_us for p in self._partitions.values()), default=NEVER)
+        if newest == NEVER:
+            return
+        before = newest - self._config.series.expiry_seconds * 1_000_000
+        held = (key for p in self._partitions.values() for _, key in p.windows)
+        gone = self._table.expire(before, held)
+        for counters in self._counters.values():
+            for key in gone:
+                counters.pop(key, None)
+        for partition in self._partitions.values():
+            for key in gone:
+                partition.series.pop(key, None)
+
+
+def _tally(partition: Partition, intake: Intake) -> None:
+    """Add an intake to the partition's totals and to what the next commit publishes."""
+    rejects = sum(intake.rejects.values())
+    meta = partition.meta
+    meta.records += intake.records
+    meta.rejects += rejects
+    meta.dropped += intake.dropped
+    meta.lost += intake.lost
+    tally = partition.tally
+    for what, count in (("records", intake.records), ("dropped", intake.dropped), ("lost", intake.lost)):
+        tally[what, ""] += count
+    for reason, count in intake.rejects.items():
+        tally["reject", str(reason)] += count
+
+
+def _groups(
+    batch: EventBatch, starts: NDArray[np.int64], codes: NDArray[np.intp], keys: list[SeriesKey]
+) -> Iterator[tuple[int, SeriesKey, EventBatch]]:
+    """Cut a batch into its windows and series; a batch that is one group is not copied."""
+    windows, window_codes = np.unique(starts, return_inverse=True)
+    groups = window_codes * len(keys) + codes
+    if np.any(groups[1:] < groups[:-1]):
+        order = np.argsort(groups, kind="stable")
+        batch, groups = batch.take(order), groups[order]
+    cuts = np.flatnonzero(groups[1:] != groups[:-1]) + 1
+    edges = [0, *cuts.tolist(), len(groups)]
+    for first, stop in pairwise(edges):
+        window, series = divmod(int(groups[first]), len(keys))
+        yield int(windows[window]), keys[series], batch.slice(first, stop - first)
+
+
+def _merge_into(into: dict[SeriesKey, list[Summary]], key: SeriesKey, summaries: list[Summary]) -> None:
+    held = into.get(key)
+    if held is None:
+        into[key] = summaries
+        return
+    for old, new in zip(held, summaries, strict=True):
+        old.merge(new)

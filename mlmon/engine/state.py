@@ -1,0 +1,201 @@
+"""What is kept of a partition, and its form in the checkpoint.
+
+Records of a partition: one `meta` record (totals, watermark, series seen), and one record for each open
+window and series holding every monitor's summary. A record is rewritten only when it changed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+from mlmon.errors import IncompatibleStateError
+from mlmon.monitors.base import SeriesKey
+from mlmon.stats.pack import pack, unpack
+from mlmon.windows import NEVER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mlmon.monitors.base import Monitor, Summary
+
+__all__ = [
+    "META_KEY",
+    "Partition",
+    "PartitionMeta",
+    "SeriesSeen",
+    "StateChange",
+    "WindowKey",
+    "load_partition",
+    "window_record_key",
+]
+
+META_KEY = b"meta"
+_STATE_VERSION = 1
+_RECENT_WINDOWS = 240
+
+#: Start of the window (µs) and its series.
+WindowKey = tuple[int, SeriesKey]
+
+
+class SeriesSeen(msgspec.Struct, array_like=True):
+    """What a partition has carried of a series: first and newest event time (µs), and sampled events."""
+
+    first_us: int
+    last_us: int
+    events: int
+
+
+class PartitionMeta(msgspec.Struct):
+    """Totals of a partition since its first checkpoint, exact over crashes, restarts and moves.
+
+    Attributes:
+        version: of this format.
+        owner: the sidecar that wrote it.
+        written_us: when, wall clock.
+        records: log records read, bad ones included.
+        events: sampled events counted, late ones included.
+        late: those of them whose window was closed.
+        rejects: records and rows kept as dead letters.
+        dropped: events that emitters said they dropped.
+        lost: records removed by retention before they were read.
+        seen_us: newest event time.
+        closed_us: windows that end here or earlier are published.
+        windows: events by window start, the most recent ones, open and closed.
+        series: what was seen of each series.
+    """
+
+    version: int = _STATE_VERSION
+    owner: str = ""
+    written_us: int = 0
+    records: int = 0
+    events: int = 0
+    late: int = 0
+    rejects: int = 0
+    dropped: int = 0
+    lost: int = 0
+    seen_us: int = NEVER
+    closed_us: int = NEVER
+    windows: dict[int, int] = msgspec.field(default_factory=dict)
+    series: list[tuple[SeriesKey, SeriesSeen]] = msgspec.field(default_factory=list)
+
+    def to_bytes(self) -> bytes:
+        """The `meta` record."""
+        return msgspec.msgpack.encode(self)
+
+    @staticmethod
+    def from_bytes(data: bytes) -> PartitionMeta:
+        """Read a `meta` record.
+
+        Raises:
+            IncompatibleStateError: it was written by a newer mlmon, or is damaged.
+        """
+        try:
+            meta = _META.decode(data)
+        except msgspec.DecodeError as error:
+            raise IncompatibleStateError(f"stored partition record cannot be read: {error}") from error
+        if meta.version > _STATE_VERSION:
+            raise IncompatibleStateError(
+                f"stored state has version {meta.version}, this mlmon reads up to {_STATE_VERSION}: "
+                "run the newer mlmon, or start with a fresh checkpoint"
+            )
+        return meta
+
+
+_META = msgspec.msgpack.Decoder(PartitionMeta)
+
+
+class StateChange(NamedTuple):
+    """What a commit changes of a partition: puts hold `meta` last."""
+
+    partition: str
+    next_offset: int
+    puts: Mapping[bytes, bytes]
+    deletes: Sequence[bytes]
+
+
+@dataclass(slots=True)
+class Partition:
+    """A partition in memory.
+
+    Attributes:
+        meta: as of the last commit plus what came since.
+        next_offset: where reading goes on.
+        series: what was seen of each series; written into `meta`.
+        windows: summaries of open windows, one for each monitor, as of the last `changes`.
+        pending: summaries of what came since, late events under the window `NEVER`.
+        active_at: monotonic time of the newest records, seconds.
+        tally: what the next commit adds to mlmon's own counters, by (what, label value).
+        dirty: whether anything is to be committed.
+    """
+
+    meta: PartitionMeta
+    next_offset: int
+    active_at: float
+    series: dict[SeriesKey, SeriesSeen] = field(default_factory=dict)
+    windows: dict[WindowKey, list[Summary]] = field(default_factory=dict)
+    pending: dict[WindowKey, list[Summary]] = field(default_factory=dict)
+    tally: Counter[tuple[str, str]] = field(default_factory=Counter)
+    dirty: bool = False
+
+    def note(self, key: SeriesKey, first_us: int, last_us: int, events: int) -> None:
+        """Count events of a series."""
+        seen = self.series.get(key)
+        if seen is None:
+            self.series[key] = SeriesSeen(first_us, last_us, events)
+            return
+        seen.first_us = min(seen.first_us, first_us)
+        seen.last_us = max(seen.last_us, last_us)
+        seen.events += events
+
+    def meta_bytes(self, owner: str, now_us: int) -> bytes:
+        """The `meta` record as of now."""
+        for start in sorted(self.meta.windows)[:-_RECENT_WINDOWS]:
+            del self.meta.windows[start]
+        self.meta.owner, self.meta.written_us = owner, now_us
+        self.meta.series = list(self.series.items())
+        return self.meta.to_bytes()
+
+
+def window_record_key(window: WindowKey) -> bytes:
+    """The state key of a window and series."""
+    return b"w" + pack([window[0], *window[1]])
+
+
+def window_record(monitors: Sequence[Monitor], summaries: Sequence[Summary]) -> bytes:
+    """The state value of a window and series."""
+    return pack({m.name: s.to_bytes() for m, s in zip(monitors, summaries, strict=True)})
+
+
+def load_partition(
+    next_offset: int, records: Mapping[bytes, bytes], monitors: Sequence[Monitor], now: float
+) -> tuple[Partition, int]:
+    """Build a partition from what a checkpoint holds.
+
+    Returns:
+        (partition, discarded): discarded counts summaries left out because a monitor is new or its
+        parameters changed since; that monitor's part of the open windows starts empty.
+
+    Raises:
+        IncompatibleStateError: the state was written by a newer mlmon, or is damaged.
+    """
+    meta = PartitionMeta.from_bytes(records[META_KEY]) if META_KEY in records else PartitionMeta()
+    partition = Partition(meta, next_offset, now, series=dict(meta.series))
+    discarded = 0
+    for key, value in records.items():
+        if not key.startswith(b"w"):
+            continue
+        start, *series = unpack(key[1:])
+        stored: dict[str, bytes] = unpack(value)
+        summaries: list[Summary] = []
+        for monitor in monitors:
+            try:
+                summaries.append(monitor.load(stored[monitor.name]))
+            except (KeyError, IncompatibleStateError):
+                summaries.append(monitor.summary())
+                discarded += 1
+        partition.windows[start, SeriesKey(*series)] = summaries
+    return partition, discarded
