@@ -114,6 +114,7 @@ class Engine:
         self._closed_windows = 0
         self.watermark_us = NEVER
         self.discarded = 0
+        self.forced_windows = 0
 
     # Partitions
 
@@ -296,7 +297,10 @@ class Engine:
         that the last window of a quiet service is read after the idle timeout and not with its next request.
         """
         windows = self._config.windows
-        seen = {name: p for name, p in self._partitions.items() if p.meta.seen_us != NEVER}
+        parts = self._partitions.items()
+        if any(p.meta.seen_us == NEVER and lag.get(name, 0) > 0 for name, p in parts):
+            return NEVER
+        seen = {name: p for name, p in parts if p.meta.seen_us != NEVER}
         if not seen:
             return NEVER
         active = [
@@ -314,6 +318,7 @@ class Engine:
         excess = self.open_windows - self._config.max_open_windows
         if excess <= 0:
             return NEVER
+        self.forced_windows += excess
         starts = sorted(start for p in self._partitions.values() for start, _ in p.windows)
         return starts[excess - 1] + self._config.windows.size_us
 
