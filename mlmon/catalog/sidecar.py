@@ -24,8 +24,8 @@ OVERFLOW = declare(
     "counter",
     "",
     ("kind",),
-    "Events counted under `other` because a cap on label values was reached (kind: series, segment, "
-    "partition, version).",
+    "Events counted under `other`, or windows closed early, because a cap was reached (kind: series, "
+    "segment, window, partition).",
 )
 SERIES = declare("mlmon_series", "gauge", "", (), "Series kept at present.")
 OPEN_WINDOWS = declare("mlmon_open_windows", "gauge", "", (), "Window states not yet closed.")

@@ -1,0 +1,360 @@
+"""The loop: poll, decode, count, commit, publish.
+
+One thread does all of it, in this order: (1) poll until enough records are gathered, (2) decode and count
+them, (3) when the interval is over, commit state, positions and dead letters together, (4) publish what was
+committed. Whatever fails between two commits is dropped and read again, so nothing is lost or counted twice.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Protocol
+
+import msgspec
+
+from mlmon.checkpoint.base import DeadLetter, PartitionChange
+from mlmon.engine import Intake
+from mlmon.errors import CheckpointError, FencedError, IncompatibleStateError, SourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mlmon.checkpoint.base import Checkpoint
+    from mlmon.clock import Clock
+    from mlmon.engine import Engine, Published
+    from mlmon.events.codecs import Decoded
+    from mlmon.events.record import Record
+    from mlmon.sources.base import Chunk, Lag, Polled, Source
+
+__all__ = ["LoopConfig", "Sidecar", "Status"]
+
+log = logging.getLogger(__name__)
+
+
+class LoopConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[loop]`: how much is read at once and how often it is made safe."""
+
+    checkpoint_interval_seconds: Annotated[
+        float,
+        msgspec.Meta(
+            gt=0,
+            le=300,
+            description="Time between commits. Metrics move once per commit; a crash repeats at most this "
+            "much work.",
+        ),
+    ] = 2.0
+    gather_records: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1, le=1_000_000, description="Log records gathered before they are counted, at most."
+        ),
+    ] = 20_000
+    gather_bytes: Annotated[
+        int,
+        msgspec.Meta(ge=1024, description="Bytes of records gathered before they are counted, about."),
+    ] = 64 * 1024 * 1024
+    gather_seconds: Annotated[
+        float,
+        msgspec.Meta(gt=0, le=10, description="Longest time spent gathering while records keep coming."),
+    ] = 0.25
+    max_letters: Annotated[
+        int,
+        msgspec.Meta(ge=1, description="Dead letters held in memory before a commit is made at once."),
+    ] = 1_000
+    max_letter_bytes: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1, description="Bytes of dead letters held in memory before a commit is made at once."
+        ),
+    ] = 32 * 1024 * 1024
+    peer_interval_seconds: Annotated[
+        float,
+        msgspec.Meta(gt=0, description="Time between looks at what other sidecars of the group carry."),
+    ] = 30.0
+    stall_seconds: Annotated[
+        float,
+        msgspec.Meta(gt=0, description="A loop that makes no step for this long is not ready."),
+    ] = 30.0
+
+
+class Decodes(Protocol):
+    """What the loop needs of a decoder."""
+
+    def decode(self, records: Sequence[Record], now_us: int) -> Decoded:
+        """Events of consecutive records of one partition."""
+        ...
+
+
+@dataclass(slots=True)
+class Status:
+    """Where the loop stands; read by other threads, written by the loop.
+
+    Counters hold what was committed since the process started.
+    """
+
+    tallies: dict[str, Counter[tuple[str, str]]] = field(default_factory=dict)
+    lag: Mapping[str, Lag] = field(default_factory=dict)
+    lag_seconds: dict[str, float] = field(default_factory=dict)
+    checkpoints: int = 0
+    failures: Counter[str] = field(default_factory=Counter)
+    source_errors: int = 0
+    closed_windows: int = 0
+    last_commit: float | None = None
+    commit_seconds: float = 0.0
+    commit_bytes: int = 0
+    last_step: float = 0.0
+    loaded: int = 0
+    waiting: int = 0
+    split_series: int = 0
+    open_windows: int = 0
+    problem: str = ""
+
+
+class Sidecar:
+    """Runs a source through an engine into a checkpoint, and hands out what was committed.
+
+    Args:
+        config: of the loop.
+        source: the log; nothing else may use it.
+        decoder: bytes to batches.
+        engine: counts.
+        checkpoint: where state and positions are kept together.
+        publish: called with what a commit made public, and after each idle interval with None.
+        clock: time.
+        refresh: called once an interval, for files that may have changed.
+    """
+
+    def __init__(  # noqa: PLR0913 - the one place where all parts meet
+        self,
+        config: LoopConfig,
+        source: Source,
+        decoder: Decodes,
+        engine: Engine,
+        checkpoint: Checkpoint,
+        publish: Callable[[Published | None], None],
+        clock: Clock,
+        refresh: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._config = config
+        self._source = source
+        self._decoder = decoder
+        self._engine = engine
+        self._checkpoint = checkpoint
+        self._publish = publish
+        self._clock = clock
+        self._refresh = refresh
+        self._unloaded: dict[str, None] = {}
+        self._letters: list[DeadLetter] = []
+        self._letter_bytes = 0
+        self._next_commit = clock.monotonic() + config.checkpoint_interval_seconds
+        self._next_peers = clock.monotonic()
+        self._failed_in_a_row = 0
+        self.status = Status(last_step=clock.monotonic())
+
+    @property
+    def finished(self) -> bool:
+        """Whether a bounded log has been read to its end."""
+        return self._source.finished and not self._unloaded
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        """Step until `stop()` or the end of a bounded log, then commit what is left."""
+        while not stop():
+            if self.finished and self.commit(final=True):
+                return
+            self.step()
+        if self._engine.dirty or self._letters:
+            self.commit()
+
+    def step(self, max_wait_seconds: float = 0.2) -> None:
+        """Gather, count, and commit if it is time."""
+        self._load()
+        until_commit = max(0.0, self._next_commit - self._clock.monotonic())
+        gathered = self._gather(min(max_wait_seconds, until_commit))
+        for partition, chunks in gathered.items():
+            self._count(partition, chunks)
+        now = self._clock.monotonic()
+        self.status.last_step = now
+        over = (
+            len(self._letters) >= self._config.max_letters
+            or self._letter_bytes >= self._config.max_letter_bytes
+        )
+        if over or now >= self._next_commit:
+            self.commit()
+
+    # Reading
+
+    def _gather(self, max_wait_seconds: float) -> dict[str, list[Chunk]]:
+        """Poll until enough is gathered or nothing more is there; records by partition, in order."""
+        gathered: dict[str, list[Chunk]] = defaultdict(list)
+        records = size = 0
+        deadline = self._clock.monotonic() + self._config.gather_seconds
+        wait = max_wait_seconds
+        while True:
+            try:
+                polled = self._source.poll(wait)
+            except SourceError as error:
+                self._note_problem("source", error)
+                self.status.source_errors += 1
+                self._clock.sleep(min(1.0, self._config.gather_seconds))
+                return gathered
+            self._reassign(polled, gathered)
+            for chunk in polled.chunks:
+                gathered[chunk.partition].append(chunk)
+                records += len(chunk.records)
+                size += _about_bytes(chunk)
+            full = records >= self._config.gather_records or size >= self._config.gather_bytes
+            if not polled.chunks or full or self._clock.monotonic() >= deadline:
+                return gathered
+            wait = 0.0
+
+    def _reassign(self, polled: Polled, gathered: dict[str, list[Chunk]]) -> None:
+        for partition in polled.revoked:
+            self._engine.revoke(partition)
+            self._unloaded.pop(partition, None)
+            gathered.pop(partition, None)
+            self._letters = [letter for letter in self._letters if letter.partition != partition]
+            self._letter_bytes = sum(len(letter.reject.payload) for letter in self._letters)
+        for partition in polled.assigned:
+            self._unloaded[partition] = None
+
+    def _load(self) -> None:
+        """Take over newly assigned partitions from the checkpoint; what fails is tried again."""
+        for partition in list(self._unloaded):
+            try:
+                stored = self._checkpoint.load(partition)
+                records = {} if stored is None else stored.records
+                offset = None if stored is None else stored.next_offset
+                self._engine.assign(partition, offset or 0, records, self._clock.monotonic())
+                self._source.seek(partition, offset)
+            except FencedError as error:
+                self._start_over("fenced", error)
+                return
+            except (CheckpointError, SourceError, IncompatibleStateError) as error:
+                self._engine.revoke(partition)
+                self._note_problem("checkpoint", error)
+                self._clock.sleep(min(1.0, self._config.checkpoint_interval_seconds))
+                return
+            del self._unloaded[partition]
+            self.status.problem = ""
+
+    def _count(self, partition: str, chunks: Sequence[Chunk]) -> None:
+        """Decode what one partition brought, and count it."""
+        if partition not in self._engine.partitions:
+            return
+        records = chunks[0].records if len(chunks) == 1 else [r for c in chunks for r in c.records]
+        now_us = self._clock.now_us()
+        decoded = self._decoder.decode(records, now_us) if records else None
+        rejects = Counter[str]()
+        if decoded is not None:
+            for reject in decoded.rejects:
+                self._letters.append(DeadLetter(partition, reject))
+                self._letter_bytes += len(reject.payload)
+                rejects[str(reject.reason)] += 1
+        intake = Intake(
+            next_offset=chunks[-1].next_offset,
+            batch=None if decoded is None else decoded.batch,
+            records=len(records),
+            rejects=rejects,
+            dropped=0 if decoded is None else decoded.dropped,
+            lost=sum(chunk.lost for chunk in chunks),
+        )
+        self._engine.process(partition, intake, self._clock.monotonic())
+        if records and records[-1].timestamp > 0:
+            self.status.lag_seconds[partition] = max(0.0, now_us / 1e6 - records[-1].timestamp / 1e3)
+
+    # Committing
+
+    def commit(self, *, final: bool = False) -> bool:
+        """Make everything counted so far safe, then publish it. On failure drop it and start over.
+
+        Args:
+            final: the log has ended, so every window closes.
+
+        Returns:
+            Whether it is safe.
+        """
+        started = self._clock.monotonic()
+        self._next_commit = started + self._config.checkpoint_interval_seconds
+        self._refresh()
+        self.status.lag = dict(self._source.lag())
+        lag = {partition: at.records for partition, at in self.status.lag.items()}
+        changes = self._engine.changes(self._clock.now_us(), started, lag, final=final)
+        published = None
+        if changes or self._letters:
+            try:
+                written = self._checkpoint.write([PartitionChange(*c) for c in changes], self._letters)
+            except CheckpointError as error:
+                self._start_over("fenced" if isinstance(error, FencedError) else "error", error)
+                return False
+            self.status.checkpoints += 1
+            self.status.commit_bytes = written.bytes
+            self.status.commit_seconds = self._clock.monotonic() - started
+            self._letters, self._letter_bytes = [], 0
+            published = self._engine.committed()
+            self._add(published)
+        self._failed_in_a_row = 0
+        if not self._unloaded:
+            self.status.problem = ""
+        self.status.last_commit = self._clock.monotonic()
+        self.status.loaded, self.status.waiting = len(self._engine.partitions), len(self._unloaded)
+        self.status.open_windows = self._engine.open_windows
+        self._look_at_peers()
+        self._publish(published)
+        return True
+
+    def _add(self, published: Published) -> None:
+        self.status.closed_windows += published.windows
+        for partition, tally in published.tallies.items():
+            self.status.tallies.setdefault(partition, Counter()).update(tally)
+
+    def _start_over(self, kind: str, error: Exception) -> None:
+        """Drop all that is not committed and take the partitions over again from the checkpoint."""
+        self.status.failures[kind] += 1
+        self._failed_in_a_row += 1
+        self._note_problem("checkpoint", error)
+        self._engine.reset()
+        self._unloaded.clear()
+        self._letters, self._letter_bytes = [], 0
+        self.status.loaded = 0
+        try:
+            self._source.reset()
+        except SourceError as reset_error:
+            self._note_problem("source", reset_error)
+        self._publish(None)
+        if kind != "fenced":
+            self._clock.sleep(min(30.0, 0.2 * 2 ** min(self._failed_in_a_row, 10)))
+
+    def _look_at_peers(self) -> None:
+        """See whether another sidecar's partitions carry our series."""
+        now = self._clock.monotonic()
+        if now < self._next_peers:
+            return
+        self._next_peers = now + self._config.peer_interval_seconds
+        try:
+            peers = self._checkpoint.peers(frozenset(self._engine.partitions))
+            split = self._engine.split_series(peers)
+        except (CheckpointError, IncompatibleStateError) as error:
+            log.warning("cannot see the other sidecars' partitions: %s", error)
+            return
+        if split and len(split) != self.status.split_series:
+            log.warning(
+                "%d series also arrive in partitions of another sidecar, the first is %s: their window "
+                "readings are partial; key the records by service and model",
+                len(split),
+                "/".join(split[0]),
+            )
+        self.status.split_series = len(split)
+
+    def _note_problem(self, part: str, error: Exception) -> None:
+        self.status.problem = f"{part}: {error}"
+        log.error("%s: %s", part, error)
+
+
+def _about_bytes(chunk: Chunk) -> int:
+    """Size of a chunk judged by its first and last record: looking at each would cost a loop over events."""
+    if not chunk.records:
+        return 0
+    ends = (chunk.records[0].value or b"", chunk.records[-1].value or b"")
+    return max(len(value) for value in ends) * len(chunk.records)
