@@ -40,8 +40,8 @@ class WindowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         msgspec.Meta(
             ge=0,
             le=86_400,
-            description="How far an event may lag behind the newest of its partition and still join its window. "
-            "Raising it delays every window's reading by as much.",
+            description="How far an event may lag behind the newest of its partition and still join its "
+            "window. Raising it delays every window's reading by as much.",
         ),
     ] = 30
     idle_timeout_seconds: Annotated[
@@ -52,6 +52,14 @@ class WindowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             description="A partition without events for this long no longer holds windows open.",
         ),
     ] = 30.0
+    max_open: Annotated[
+        int,
+        msgspec.Meta(
+            ge=1,
+            description="Most (window, series, partition) states held open, in states of some 20 kB. Beyond it "
+            "the oldest windows close early, and their later events count as late.",
+        ),
+    ] = 20_000
 
     @property
     def size_us(self) -> int:

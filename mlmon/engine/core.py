@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
@@ -44,18 +44,10 @@ _END = 2**62
 
 
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the engine needs to know: windows, series and the bound on open state."""
+    """What the engine needs to know: how time is cut, and what events are told apart by."""
 
     windows: WindowConfig = WindowConfig()
     series: SeriesConfig = SeriesConfig()
-    max_open_windows: Annotated[
-        int,
-        msgspec.Meta(
-            ge=1,
-            description="Most (window, series, partition) states held open. Beyond it the oldest windows "
-            "close early, and their later events count as late.",
-        ),
-    ] = 20_000
 
 
 class Intake(NamedTuple):
@@ -315,7 +307,7 @@ class Engine:
 
     def _forced_time(self) -> int:
         """Where the bound on open windows makes the oldest close early."""
-        excess = self.open_windows - self._config.max_open_windows
+        excess = self.open_windows - self._config.windows.max_open
         if excess <= 0:
             return NEVER
         self.forced_windows += excess

@@ -274,8 +274,8 @@ def test_series_over_the_cap_are_counted_under_other_and_expiry_makes_room() -> 
 
 
 def test_open_windows_are_bounded() -> None:
-    windows = WindowConfig(size_seconds=1, allowed_lateness_seconds=86_400)
-    e = Engine(EngineConfig(windows, max_open_windows=10), [CountMonitor()], "me")
+    windows = WindowConfig(size_seconds=1, allowed_lateness_seconds=86_400, max_open=10)
+    e = Engine(EngineConfig(windows), [CountMonitor()], "me")
     e.assign("p", 0, {}, 0.0)
     e.process("p", Intake(1, batch([START + i * SECOND for i in range(50)])), 0.0)
     e.changes(START, 0.0, {"p": 1})
