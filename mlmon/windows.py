@@ -56,7 +56,7 @@ class WindowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         int,
         msgspec.Meta(
             ge=1,
-            description="Most (window, series, partition) states held open, in states of some 20 kB. Beyond it "
+            description="Most (window, series, partition) states held open, some 20 kB each. Beyond it "
             "the oldest windows close early, and their later events count as late.",
         ),
     ] = 20_000
