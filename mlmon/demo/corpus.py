@@ -23,8 +23,8 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+")
 _MODULES = (
     "argparse.py asyncio/base_events.py calendar.py collections/__init__.py configparser.py contextlib.py "
     "csv.py datetime.py decimal.py difflib.py doctest.py email/message.py fractions.py functools.py "
-    "gettext.py heapq.py http/client.py http/cookiejar.py imaplib.py inspect.py ipaddress.py json/__init__.py "
-    "logging/__init__.py mailbox.py os.py pathlib.py pdb.py pickle.py platform.py pprint.py random.py re.py "
+    "gettext.py heapq.py http/client.py http/cookiejar.py imaplib.py inspect.py ipaddress.py "
+    "json/__init__.py logging/__init__.py mailbox.py os.py pathlib.py pdb.py pickle.py platform.py pprint.py random.py re.py "
     "sched.py shutil.py smtplib.py socket.py ssl.py statistics.py string.py subprocess.py tarfile.py "
     "tempfile.py textwrap.py threading.py tkinter/__init__.py turtle.py typing.py unittest/case.py "
     "unittest/mock.py urllib/request.py uuid.py weakref.py xml/sax/handler.py zipfile.py"
