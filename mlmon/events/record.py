@@ -9,7 +9,11 @@ if TYPE_CHECKING:
 
     from mlmon.errors import DecodeReason
 
-__all__ = ["LogRecord", "Record", "Reject"]
+__all__ = ["CORRUPT_HEADER", "LogRecord", "Record", "Reject"]
+
+#: A source puts this header on a record whose bytes it knows to be damaged; its value says what is wrong, for
+#: a person. Such a record is never decoded: it is refused whole, as `DecodeReason.CORRUPT_FRAME`.
+CORRUPT_HEADER = "mlmon-corrupt"
 
 
 class Record(Protocol):
