@@ -160,3 +160,10 @@ VERSION_MISMATCH_RATIO = declare(
     ("service", "model", "deployment"),
     "Share of the window's checked requests of which any part differed from what is expected.",
 )
+VERSION_SINCE = declare(
+    "mlmon_version_since_timestamp_seconds",
+    "gauge",
+    "seconds",
+    ("service", "model", "deployment", "version"),
+    "Event time at which a model version that serves was first seen, over restarts of the sidecar.",
+)

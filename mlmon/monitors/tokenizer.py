@@ -249,7 +249,12 @@ class TokenizerMonitor:
                 yield from _triple(catalog.RATIO_DENOMINATOR, named, row[6:9])
                 yield Sample(catalog.RATIO_CROSS, named, row[9])
 
-    def read(self, window: Window, summaries: Mapping[SeriesKey, TokenizerSummary]) -> Iterable[Reading]:
+    def read(
+        self,
+        window: Window,
+        summaries: Mapping[SeriesKey, TokenizerSummary],
+        first_seen: Mapping[SeriesKey, int],  # noqa: ARG002 - protocol
+    ) -> Iterable[Reading]:
         """The ratios of the window, each where its denominator is above 0."""
         for series, summary in summaries.items():
             for ratio, row in zip(_RATIOS, summary.ratios, strict=True):

@@ -252,7 +252,12 @@ class TrafficMonitor:
         if summary.batch.count:
             yield from summary.batch.samples(catalog.BATCH_SIZE, tuple(series))
 
-    def read(self, window: Window, summaries: Mapping[SeriesKey, TrafficSummary]) -> Iterable[Reading]:
+    def read(
+        self,
+        window: Window,
+        summaries: Mapping[SeriesKey, TrafficSummary],
+        first_seen: Mapping[SeriesKey, int],  # noqa: ARG002 - protocol
+    ) -> Iterable[Reading]:
         """GPU gauges of the window, for each series whose events carried them."""
         for series, summary in summaries.items():
             for metric, row, value in _gpu_values(summary.gpu):

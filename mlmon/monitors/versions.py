@@ -319,7 +319,12 @@ class VersionsMonitor:
             yield from _triple(catalog.VERSION_MISMATCHED, tuple(series), checks[_ANY])
             yield from _triple(catalog.VERSION_CHECKED, tuple(series), checks[_CHECKED])
 
-    def read(self, window: Window, summaries: Mapping[SeriesKey, VersionsSummary]) -> Iterable[Reading]:
+    def read(
+        self,
+        window: Window,
+        summaries: Mapping[SeriesKey, VersionsSummary],
+        first_seen: Mapping[SeriesKey, int],
+    ) -> Iterable[Reading]:
         """Versions of the window, over all series of each service and model."""
         groups: dict[tuple[str, str], list[tuple[SeriesKey, VersionsSummary]]] = {}
         for series, summary in summaries.items():
@@ -329,6 +334,7 @@ class VersionsMonitor:
             yield from _read_shares(window, service, model, total, self._limit)
             yield from _read_checks(window, service, model, members)
             yield from self._read_expected(window, service, model, total)
+            yield from _read_since(window, members, first_seen)
 
     def _read_expected(
         self, window: Window, service: str, model: str, total: dict[Identity, _Tally]
@@ -374,6 +380,23 @@ def _read_shares(
     for identity, weight in weights.items():
         labels = (service, model, identity.deployment, *identity[: len(KINDS)])
         yield Reading(catalog.VERSION_TRAFFIC, labels, float(weight / triple[1]), window, n, n_eff)
+
+
+def _read_since(
+    window: Window,
+    members: list[tuple[SeriesKey, VersionsSummary]],
+    first_seen: Mapping[SeriesKey, int],
+) -> Iterator[Reading]:
+    """Since when each model version serves: the first event of any of its segments, over restarts."""
+    since: dict[tuple[str, ...], int] = {}
+    counts: dict[tuple[str, ...], list[_Tally]] = {}
+    for series, summary in members:
+        labels = (series.service, series.model, series.deployment, series.version)
+        since[labels] = min(since.get(labels, first_seen[series]), first_seen[series])
+        counts.setdefault(labels, []).extend(tally for _, tally in summary.rows())
+    for labels, first_us in since.items():
+        n, triple = _sum(counts[labels])
+        yield Reading(catalog.VERSION_SINCE, labels, first_us / 1e6, window, n, effective_size(triple))
 
 
 def _read_checks(
