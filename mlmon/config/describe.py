@@ -109,7 +109,8 @@ def shape_of(info: inspect.Type) -> Shape:
 
 def _documentation(info: inspect.Type) -> tuple[str, tuple[Any, ...]]:
     """The description and examples of a type's outermost `Meta` that has them."""
-    description, examples = "", ()
+    description: str = ""
+    examples: tuple[Any, ...] = ()
     while isinstance(info, inspect.Metadata):
         schema = info.extra_json_schema or {}
         description = description or schema.get("description", "")

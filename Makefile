@@ -1,0 +1,66 @@
+# Every target makes what it needs first: `make demo` and `make test` work in a fresh clone.
+# Needs Python 3.11 or newer and nothing else; PYTHON=/path/to/python3.12 chooses one.
+
+SHELL := /bin/bash
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+BASE := $(VENV)/.installed-base
+DEV := $(VENV)/.installed-dev
+BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
+
+.PHONY: help setup demo test check format bench docs render clean
+
+help: ## say what there is
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+$(BIN)/python:
+	@echo "creating $(VENV)"
+	@python="$$(.ci/find-python)" && "$$python" -m venv $(VENV)
+
+# What the demo needs: the sidecar and the example server, no tools for development.
+$(BASE): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing mlmon and the example server into $(VENV)"
+	@$(INSTALL) --editable '.[server]'
+	@touch $@
+
+$(DEV): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing mlmon and the tools for development into $(VENV)"
+	@$(INSTALL) --editable '.[dev]'
+	@touch $(BASE) $@
+
+setup: $(DEV) ## make .venv with everything that development needs
+
+demo: $(BASE) ## watch a small text service and see a wrong tokenizer being found
+	@$(BIN)/mlmon demo $(ARGS)
+
+test: $(DEV) ## run every test; installs what is missing where it may; ARGS="-k spool" goes to pytest
+	@.ci/setup-system
+	@.ci/test $(ARGS)
+
+check: $(DEV) ## format, lint, types, import contracts, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m mlmon.cli.docs --check
+
+format: $(DEV) ## write the format, and repair what ruff can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: ARGS ?= --quick
+bench: $(DEV) ## run every benchmark, briefly; ARGS= runs them in full
+	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
+
+docs: $(DEV) ## write the generated pages: configuration, metrics, events
+	$(BIN)/python -m mlmon.cli.docs
+
+render: docs ## write everything that is generated from the code
+
+clean: ## remove what was built and cached
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .tmp dist build
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
