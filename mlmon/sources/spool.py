@@ -15,7 +15,8 @@ import msgspec
 from mlmon.clock import SystemClock
 from mlmon.errors import SourceError
 from mlmon.sources.base import Chunk, Lag, Polled
-from mlmon.sources.spool_reader import Budget, SlotReader
+from mlmon.sources.budget import Budget
+from mlmon.sources.spool_reader import SlotReader
 from mlmon.sources.spool_segment import list_segments, list_slots
 from mlmon.sources.spool_writer import SpoolWriter, SpoolWriterConfig
 

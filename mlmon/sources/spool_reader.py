@@ -24,34 +24,15 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+    from mlmon.sources.budget import Budget
     from mlmon.sources.spool_format import FrameHeader
 
-__all__ = ["Budget", "SlotReader"]
+__all__ = ["SlotReader"]
 
 _LOG = logging.getLogger(__name__)
 _BLOCK = 256 * 1024
 #: How much of a stretch without frames is kept in its dead letter.
 _DAMAGE_KEPT = 1024 * 1024
-
-
-class Budget:
-    """What a poll may still bring: records and bytes; the first record of a poll fits always."""
-
-    __slots__ = ("bytes", "fresh", "records")
-
-    def __init__(self, records: int, bytes_: int, *, fresh: bool = True) -> None:
-        self.records = records
-        self.bytes = bytes_
-        self.fresh = fresh
-
-    def take(self, size: int) -> bool:
-        """Whether a record of this size still fits; counts it if so."""
-        if not self.fresh and (self.records <= 0 or self.bytes < size):
-            return False
-        self.fresh = False
-        self.records -= 1
-        self.bytes -= size
-        return True
 
 
 class SlotReader:
