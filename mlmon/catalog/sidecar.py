@@ -71,4 +71,22 @@ STATE_DISCARDED = declare(
     (),
     "Stored summaries left out because a monitor's parameters changed.",
 )
+REGISTRY_RELOADS = declare(
+    "mlmon_registry_reloads",
+    "counter",
+    "",
+    ("outcome",),
+    "Changes of the version registry's file (outcome: ok, or refused where the file is broken).",
+)
+REGISTRY_ENTRIES = declare("mlmon_registry_entries", "gauge", "", (), "Entries of the version registry.")
+HTTP_REFUSED = declare(
+    "mlmon_http_refused_connections",
+    "counter",
+    "",
+    (),
+    "Connections to the metrics port answered 503 because too many were being served.",
+)
+READINGS_DROPPED = declare(
+    "mlmon_dropped_readings", "counter", "", (), "Readings not shown because too many are kept."
+)
 BUILD = declare("mlmon_build", "info", "", ("version", "python", "source"), "What is running.")

@@ -23,12 +23,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from prometheus_client.exposition import choose_encoder, gzip_accepted
 
+from mlmon.catalog.sidecar import HTTP_REFUSED
 from mlmon.errors import ConfigError
+from mlmon.monitors.base import Sample
 from mlmon.publish.auth import basic_auth
 from mlmon.publish.connections import BoundedServer, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from mlmon.publish.auth import BasicAuth
     from mlmon.publish.prometheus import SnapshotCollector
@@ -82,7 +84,7 @@ class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             description="Most connections served at once, in connections; more are answered 503. Each may "
             "hold a rendering of all metrics in memory.",
         ),
-    ] = 16
+    ] = 8
     timeout_seconds: Annotated[
         float,
         msgspec.Meta(
@@ -175,6 +177,10 @@ class MetricsServer:
         """Connections turned away because `max_connections` were being served."""
         return self._server.refused
 
+    def samples(self) -> Iterable[Sample]:
+        """What to publish of it."""
+        yield Sample(HTTP_REFUSED, (), float(self.refused))
+
     def start(self) -> None:
         """Answer from now on, in threads of its own."""
         self._thread = threading.Thread(target=self._server.serve_forever, name="mlmon-http", daemon=True)
@@ -198,6 +204,7 @@ class _App:
         self._collector = collector
         self._health = health
         self._auth = auth
+        self._rendering = threading.Lock()
 
     def answer(self, path: str, headers: Mapping[str, str]) -> Reply:
         trusted = self._auth is None or self._auth.allows(headers.get("Authorization"))
@@ -218,10 +225,13 @@ class _App:
 
     def _metrics(self, headers: Mapping[str, str]) -> Reply:
         _, content_type = choose_encoder(headers.get("Accept") or "")
-        body = self._collector.render(openmetrics=content_type.startswith("application/openmetrics-text"))
-        if gzip_accepted(headers.get("Accept-Encoding") or ""):
-            zipped = gzip.compress(body, compresslevel=1, mtime=0)
-            return Reply(HTTPStatus.OK, content_type, zipped, (("Content-Encoding", "gzip"),))
+        openmetrics = content_type.startswith("application/openmetrics-text")
+        # one at a time: a rendering of a thousand series is 60 MB before it is compressed
+        with self._rendering:
+            body = self._collector.render(openmetrics=openmetrics)
+            if gzip_accepted(headers.get("Accept-Encoding") or ""):
+                body = gzip.compress(body, compresslevel=1, mtime=0)
+                return Reply(HTTPStatus.OK, content_type, body, (("Content-Encoding", "gzip"),))
         return Reply(HTTPStatus.OK, content_type, body)
 
     def _probe(self, what: str, *, trusted: bool) -> Reply:

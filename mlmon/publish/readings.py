@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mlmon.catalog.requests import EXPECTED_VERSION, VERSION_TRAFFIC
+from mlmon.catalog.sidecar import READINGS_DROPPED
+from mlmon.monitors.base import Sample
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -75,3 +77,7 @@ class ReadingBoard:
     def current(self) -> tuple[Reading, ...]:
         """All readings kept, for a snapshot."""
         return tuple(self._kept.values())
+
+    def samples(self) -> Iterable[Sample]:
+        """What to publish of it."""
+        yield Sample(READINGS_DROPPED, (), float(self.dropped))
