@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
-from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
 from kafka.net.sasl.oauth import AbstractTokenProvider
 
@@ -256,7 +255,7 @@ def reason(error: BaseException) -> str:
     """An error in one line: kafka-python's own often have no text."""
     text = str(error).strip().splitlines()[0][:500] if str(error).strip() else ""
     name = type(error).__name__
-    return f"{name}: {text}" if text and isinstance(error, KafkaError | OSError) else text or name
+    return text if name in text else f"{name}: {text}" if text else name
 
 
 def partition_name(topic: str, number: int) -> str:
