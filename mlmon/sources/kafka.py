@@ -61,9 +61,8 @@ class KafkaConfig(KafkaConnection, frozen=True, forbid_unknown_fields=True, kw_o
         ),
     ] = "mlmon"
     group_instance_id: Annotated[
-        str | None,
+        Annotated[str, msgspec.Meta(max_length=249)] | None,
         msgspec.Meta(
-            max_length=249,
             description="Name of this member, different for each: a member that comes back under its name "
             "within the session timeout gets its partitions back without a rebalance, but one that stays "
             "away holds them for that long. None: a rebalance at each start and stop.",
