@@ -76,7 +76,7 @@ class RecordedFile(Protocol):
 
 
 class _Format(NamedTuple):
-    """A columnar format: its rows from a row on or a little before (path, row, rows to a step), and how many."""
+    """A columnar format: `read(path, row, step)` its rows from a row or a little before, `count` them."""
 
     read: Callable[[Path, int, int], Iterator[_Rows]]
     count: Callable[[Path], int]
