@@ -13,13 +13,21 @@ exception: the file names where they are (`*_env`, `*_file`), never what they ar
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mlmon.config import render
 from mlmon.config.checks import cautions, conflicts
-from mlmon.config.model import CheckpointConfig, CheckpointKind, Config, LogConfig, SourceConfig, SourceKind
+from mlmon.config.model import (
+    CheckpointConfig,
+    CheckpointKind,
+    Config,
+    LogConfig,
+    MonitorsConfig,
+    SourceConfig,
+    SourceKind,
+)
 from mlmon.config.problems import error
-from mlmon.config.reader import read_toml
+from mlmon.config.reader import convert, parse_toml
 from mlmon.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,6 +37,7 @@ __all__ = [
     "Config",
     "SourceConfig",
     "CheckpointConfig",
+    "MonitorsConfig",
     "LogConfig",
     "SourceKind",
     "CheckpointKind",
@@ -92,20 +101,30 @@ def parse_config(text: str, where: str = "configuration") -> Config:
         Traceback (most recent call last):
         mlmon.errors.ConfigError: mlmon.toml: windows.size_seconds = 0: expected a whole number of seconds...
     """
-    config = read_toml(text, Config, where)
-    problems = conflicts(config)
+    data = parse_toml(text, where)
+    config = convert(data, Config, where)
+    problems = conflicts(config, data)
     if problems:
         raise error(where, problems)
     return config
 
 
 def default_toml(source: SourceKind = "spool") -> str:
-    """The commented configuration for a source: every key with its default, the other sources as comments."""
+    """The commented configuration for a source: every key with its default, what is not used as comments."""
+    used = {
+        "source": source,
+        "checkpoint": "kafka" if source == "kafka" else "sqlite",
+    }
 
-    def other(path: tuple[str, ...]) -> bool:
-        return len(path) > 1 and path[0] == "source" and path[1] != source
+    def off(path: tuple[str, ...]) -> bool:
+        if path == ("dead_letters",):
+            return source == "kafka"
+        return len(path) == 2 and path[0] in used and path[1] != used[path[0]]
 
-    return render.toml(Config, values={"source.kind": source}, off=other, head=_HEAD)
+    values: dict[str, Any] = {"source.kind": source}
+    if source == "replay":
+        values["source.replay.paths"] = ["events.jsonl"]
+    return render.toml(Config, values=values, off=off, head=_HEAD)
 
 
 def reference_markdown() -> str:

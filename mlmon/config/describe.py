@@ -63,12 +63,16 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One table of the file: where it stands, what it is, and the keys that are plain values."""
+    """One table of the file: where it stands, what it is, and the keys that are plain values.
+
+    `default` is what the table above has when this one is left out; None: nothing.
+    """
 
     path: tuple[str, ...]
     struct: type[msgspec.Struct]
     shape: Shape
     description: str
+    default: msgspec.Struct | None
     keys: tuple[Key, ...]
 
 
@@ -119,8 +123,13 @@ def _documentation(info: inspect.Type) -> tuple[str, tuple[Any, ...]]:
     return description, examples
 
 
-def keys_of(struct: type[msgspec.Struct]) -> tuple[Key, ...]:
-    """Every key of a table, in the order of the code."""
+def keys_of(struct: type[msgspec.Struct], instance: msgspec.Struct | None = None) -> tuple[Key, ...]:
+    """Every key of a table, in the order of the code.
+
+    Args:
+        struct: the table's type.
+        instance: what the table above has as its default for this one: its values are the defaults here.
+    """
     typed = inspect.type_info(struct)
     if not isinstance(typed, inspect.StructType):
         raise TypeError(f"{struct!r} is not a msgspec.Struct")
@@ -131,6 +140,8 @@ def keys_of(struct: type[msgspec.Struct]) -> tuple[Key, ...]:
         default = field.default
         if default is REQUIRED and field.default_factory is not REQUIRED:
             default = field.default_factory()
+        if instance is not None:
+            default = getattr(instance, field.name)
         description, examples = _documentation(info)
         keys.append(Key(field.encode_name, field.type, info, default, description, examples, shape_of(info)))
     return tuple(keys)
@@ -141,19 +152,20 @@ def sections(struct: type[msgspec.Struct], path: tuple[str, ...] = ()) -> Iterat
 
     A table with a name of the user's choosing has `NAME` in its path.
     """
-    yield from _sections(struct, path, Shape("table", struct, optional=False), "")
+    yield from _sections(struct, path, Shape("table", struct, optional=False), None)
 
 
 def _sections(
-    struct: type[msgspec.Struct], path: tuple[str, ...], shape: Shape, description: str
+    struct: type[msgspec.Struct], path: tuple[str, ...], shape: Shape, default: msgspec.Struct | None
 ) -> Iterator[Section]:
-    keys = keys_of(struct)
+    keys = keys_of(struct, default)
     plain = tuple(key for key in keys if key.shape.struct is None)
-    yield Section(path, struct, shape, description or _first_line(struct), plain)
+    yield Section(path, struct, shape, _first_line(struct), default, plain)
     for key in keys:
         if key.shape.struct is not None:
             below = (*path, key.name, "NAME") if key.shape.kind == "tables" else (*path, key.name)
-            yield from _sections(key.shape.struct, below, key.shape, key.description)
+            inner = key.default if isinstance(key.default, msgspec.Struct) else None
+            yield from _sections(key.shape.struct, below, key.shape, inner)
 
 
 def _first_line(struct: type[msgspec.Struct]) -> str:

@@ -1,19 +1,44 @@
 """The whole configuration: which component's configuration stands in which table of the file.
 
 Each table is the configuration object of one component and is documented there. Here is only what belongs to
-none of them: which source and which checkpoint are used, how often is committed, and how mlmon logs.
+none of them: which source and which checkpoint are used, which monitors watch, and how mlmon logs; and the
+defaults that only the whole can have, such as where files are kept.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
+from mlmon.app.sidecar import LoopConfig
+from mlmon.checkpoint.kafka import KafkaCheckpointConfig
+from mlmon.checkpoint.letters import DeadLetterConfig
+from mlmon.checkpoint.sqlite import SqliteCheckpointConfig
+from mlmon.engine import EngineConfig
 from mlmon.engine.series import SeriesConfig
+from mlmon.events.codecs.config import DecodeConfig
+from mlmon.monitors import MONITORS
+from mlmon.monitors.tokenizer import TokenizerConfig
+from mlmon.monitors.traffic import TrafficConfig
+from mlmon.monitors.versions import VersionsConfig
+from mlmon.publish.http import HttpConfig
+from mlmon.registry.config import RegistryConfig
+from mlmon.sources.kafka import KafkaConfig
+from mlmon.sources.replay import ReplayConfig  # noqa: TC001 - msgspec reads the annotation
+from mlmon.sources.spool import SpoolConfig
 from mlmon.windows import WindowConfig
 
-__all__ = ["CheckpointConfig", "CheckpointKind", "Config", "LogConfig", "SourceConfig", "SourceKind"]
+__all__ = [
+    "CheckpointConfig",
+    "CheckpointKind",
+    "Config",
+    "LogConfig",
+    "MonitorName",
+    "MonitorsConfig",
+    "SourceConfig",
+    "SourceKind",
+]
 
 SourceKind = Literal["spool", "kafka", "replay"]
 CheckpointKind = Literal["sqlite", "kafka"]
@@ -29,10 +54,13 @@ class SourceConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "recorded files once. Its own keys stand in the table of the same name."
         ),
     ] = "spool"
+    spool: SpoolConfig = SpoolConfig(directory="mlmon-data/spool")
+    kafka: KafkaConfig = KafkaConfig()
+    replay: ReplayConfig | None = None
 
 
 class CheckpointConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """`[checkpoint]`: where state and positions are kept, and how often they are written."""
+    """`[checkpoint]`: where state and positions are kept."""
 
     kind: Annotated[
         CheckpointKind | None,
@@ -41,15 +69,25 @@ class CheckpointConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "keeps it in a file of this machine. Left out: kafka for the Kafka source, sqlite for the others."
         ),
     ] = None
-    interval_seconds: Annotated[
-        float,
+    sqlite: SqliteCheckpointConfig = SqliteCheckpointConfig(path="mlmon-data/checkpoint.sqlite")
+    kafka: KafkaCheckpointConfig = KafkaCheckpointConfig()
+
+
+MonitorName = Literal["traffic", "tokenizer", "versions"]
+
+
+class MonitorsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[monitors]`: what is watched."""
+
+    enabled: Annotated[
+        tuple[MonitorName, ...],
         msgspec.Meta(
-            gt=0,
-            le=300,
-            description="Time between commits. What is counted is published after the commit, so raising it "
-            "delays the metrics by as much, and lengthens what is read again after a crash.",
+            description="Monitors that watch. Leaving one out saves its samples; its stored state is dropped."
         ),
-    ] = 2.0
+    ] = ("traffic", "tokenizer", "versions")
+    traffic: TrafficConfig = TrafficConfig()
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    versions: VersionsConfig = VersionsConfig()
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,11 +108,27 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     source: SourceConfig = SourceConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    dead_letters: DeadLetterConfig = DeadLetterConfig(directory="mlmon-data/dead-letters")
+    loop: LoopConfig = LoopConfig()
     windows: WindowConfig = WindowConfig()
     series: SeriesConfig = SeriesConfig()
+    decode: DecodeConfig = DecodeConfig()
+    monitors: MonitorsConfig = MonitorsConfig()
+    registry: RegistryConfig = RegistryConfig()
+    http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
 
     @property
     def checkpoint_kind(self) -> CheckpointKind:
         """The checkpoint in use: the configured one, else the one that goes with the source."""
         return self.checkpoint.kind or ("kafka" if self.source.kind == "kafka" else "sqlite")
+
+    @property
+    def engine(self) -> EngineConfig:
+        """What the engine needs to know."""
+        return EngineConfig(windows=self.windows, series=self.series)
+
+    @property
+    def monitor_configs(self) -> dict[str, Any]:
+        """The configurations of the monitors that watch, by name: what `build_monitors` takes."""
+        return {name: getattr(self.monitors, name) for name in MONITORS if name in self.monitors.enabled}

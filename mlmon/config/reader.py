@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from mlmon.config.describe import Key, Shape
 
-__all__ = ["read_toml"]
+__all__ = ["convert", "parse_toml", "read_toml"]
 
 _T = TypeVar("_T", bound=msgspec.Struct)
 
@@ -52,6 +52,20 @@ _BYTES |= {"mib": 2**20, "g": 2**30, "gib": 2**30}
 _QUANTITY = re.compile(r"\s*(\d[\d_]*(?:\.\d+)?)\s*([a-zµ%]*)\s*", re.IGNORECASE)
 
 
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Read TOML.
+
+    Raises:
+        ConfigError: it is none; says what is wrong and where, without quoting the line.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        # Its message says what and where (line and column) and quotes at most one character of the file.
+        problem = Problem("", None, f"not valid TOML: {exc}", "correct the line, or start from `mlmon init`")
+        raise error(where, [problem]) from None
+
+
 def read_toml(text: str, config_type: type[_T], where: str) -> _T:
     """Read a configuration.
 
@@ -63,17 +77,32 @@ def read_toml(text: str, config_type: type[_T], where: str) -> _T:
     Raises:
         ConfigError: with every mistake found, each with key, value, reason and remedy; never with a secret.
     """
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        # Its message says what and where (line and column) and quotes at most one character of the file.
-        problem = Problem("", None, f"not valid TOML: {exc}", "correct the line, or start from `mlmon init`")
-        raise error(where, [problem]) from None
+    return convert(parse_toml(text, where), config_type, where)
+
+
+def convert(data: dict[str, Any], config_type: type[_T], where: str) -> _T:
+    """`read_toml` for what has been parsed already."""
     problems: list[Problem] = []
-    _Walk(config_type, problems).table(data, config_type, ())
+    _Walk(config_type, problems).table(data, config_type, (), None)
     if problems:
         raise error(where, problems)
-    return msgspec.convert(data, config_type)
+    return msgspec.convert(_completed(data, config_type, None), config_type)
+
+
+def _completed(
+    data: dict[str, Any], struct: type[msgspec.Struct], default: msgspec.Struct | None
+) -> dict[str, Any]:
+    """A table with the defaults that the table above has for its keys, where they are not the type's own."""
+    full = dict(data)
+    own = {key.name: key.default for key in keys_of(struct)}
+    for key in keys_of(struct, default):
+        inner = key.default if isinstance(key.default, msgspec.Struct) else None
+        if key.name not in data:
+            if default is not None and key.default != own[key.name]:
+                full[key.name] = msgspec.to_builtins(key.default)
+        elif key.shape.struct is not None and key.shape.kind == "table" and isinstance(data[key.name], dict):
+            full[key.name] = _completed(data[key.name], key.shape.struct, inner)
+    return full
 
 
 class _Walk:
@@ -83,14 +112,23 @@ class _Walk:
         self._root = root
         self._problems = problems
 
-    def table(self, data: Any, struct: type[msgspec.Struct], path: tuple[str | int, ...]) -> None:
-        """Check a table's keys, then the table as a whole."""
+    def table(
+        self,
+        data: Any,
+        struct: type[msgspec.Struct],
+        path: tuple[str | int, ...],
+        default: msgspec.Struct | None,
+    ) -> None:
+        """Check a table's keys, then the table as a whole.
+
+        `default` is what the table above has for this one when it is left out: its values are the defaults.
+        """
         if not isinstance(data, dict):
             name = dotted(path)
             self._add(path, data, f"expected a table, got {_kind(data)}", f"write its keys under [{name}]")
             return
         before = len(self._problems)
-        keys = {key.name: key for key in keys_of(struct)}
+        keys = {key.name: key for key in keys_of(struct, default)}
         for name, value in data.items():
             if name in keys:
                 self._key(value, keys[name], (*path, name))
@@ -100,14 +138,16 @@ class _Walk:
             if key.default is REQUIRED and key.name not in data:
                 self._missing(key, (*path, key.name))
         if len(self._problems) == before:
-            self._whole(data, struct, path)
+            self._whole(_completed(data, struct, default), struct, path)
 
     def _key(self, value: Any, key: Key, path: tuple[str | int, ...]) -> None:
         shape = key.shape
         if shape.struct is None:
             self._value(value, key, path)
         elif shape.kind == "table":
-            self.table(value, shape.struct, path)
+            self.table(
+                value, shape.struct, path, key.default if isinstance(key.default, msgspec.Struct) else None
+            )
         else:
             self._many(value, shape, path)
 
@@ -124,7 +164,7 @@ class _Walk:
             self._add(path, value, f"expected tables, got {_kind(value)}", f"write each under {form}")
             return
         for name, item in items:
-            self.table(item, shape.struct, (*path, name))
+            self.table(item, shape.struct, (*path, name), None)
 
     def _value(self, value: Any, key: Key, path: tuple[str | int, ...]) -> None:
         try:

@@ -41,7 +41,8 @@ def toml(
     parts = [_comment(head)] if head else []
     for section in sections(config_type):
         silent = off(section.path) or "NAME" in section.path or section.shape.kind == "list"
-        silent = silent or (section.shape.optional and not _given(section, values or {}))
+        absent = section.shape.optional and section.default is None
+        silent = silent or (absent and not _given(section, values or {}))
         parts.append(_table(section, values or {}, silent=silent))
     return "\n".join(part for part in parts if part)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from mlmon.config import Config, cautions, default_toml, load_config, parse_config, reference_markdown
@@ -80,7 +81,98 @@ def test_a_kafka_checkpoint_needs_a_kafka_source() -> None:
         parse_config('checkpoint.kind = "kafka"')
 
 
-def test_cautions() -> None:
-    assert cautions(Config()) == []
-    (caution,) = cautions(parse_config("checkpoint.interval_seconds = 61"))
-    assert "checkpoint.interval_seconds = 61 is longer than windows.size_seconds = 60" in caution
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "[source.kafka]\n",
+            r'source\.kafka: it is given, but source\.kind is "spool"; set source\.kind = "kafka"',
+        ),
+        ('source.kind = "kafka"\n[source.spool]\ndirectory = "x"', r"source\.spool: it is given"),
+        ("[checkpoint.kafka]\n", r'checkpoint\.kafka: it is given, but checkpoint\.kind is "sqlite"'),
+        ('source.kind = "kafka"\n[checkpoint.sqlite]\n', r"checkpoint\.sqlite: it is given"),
+        ('source.kind = "replay"', r"source\.replay\.paths: missing; .*; add  paths = "),
+        (
+            '[source]\nkind = "kafka"\nkafka.topics = ["a", "mlmon-mlmon-state"]',
+            r"source\.kafka\.topics = .*mlmon writes this topic itself \(checkpoint\.kafka\.state_topic\)",
+        ),
+        (
+            '[source]\nkind = "kafka"\n[checkpoint.kafka]\nstate_topic = "x"\ndead_letter_topic = "x"',
+            r"checkpoint\.kafka\.dead_letter_topic = \"x\": it is the state topic too",
+        ),
+        (
+            '[source]\nkind = "kafka"\nkafka.sasl_mechanism = "PLAIN"',
+            r"source\.kafka: sasl_mechanism PLAIN needs sasl_username",
+        ),
+        ('[http]\nusername = "a"', r"http: expected username with exactly one of"),
+    ],
+)
+def test_choices_that_contradict_each_other_are_refused(text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        parse_config(text)
+
+
+def test_a_table_without_its_required_key_keeps_the_default_of_the_whole() -> None:
+    config = parse_config('[source.spool]\nstart = "latest"\n')
+    assert config.source.spool.start == "latest"
+    assert config.source.spool.directory == Config().source.spool.directory == "mlmon-data/spool"
+
+
+def test_there_is_a_table_for_every_monitor() -> None:
+    from mlmon.config import MonitorsConfig
+    from mlmon.monitors import MONITORS
+
+    fields = {f.name: f.type for f in msgspec.structs.fields(MonitorsConfig)}
+    assert {name: entry.config for name, entry in MONITORS.items()} == {
+        name: type_ for name, type_ in fields.items() if name != "enabled"
+    }
+    assert Config().monitors.enabled == tuple(MONITORS)
+    assert list(Config().monitor_configs) == list(MONITORS)
+
+
+def test_a_monitor_can_be_left_out() -> None:
+    config = parse_config('[monitors]\nenabled = ["traffic"]\n')
+    assert config.monitor_configs == {"traffic": Config().monitors.traffic}
+    with pytest.raises(ConfigError, match=r'\["tokeniser"\]: expected a list of "traffic", "tokenizer"'):
+        parse_config('[monitors]\nenabled = ["tokeniser"]\n')
+
+
+def test_a_secret_in_the_wrong_place_is_not_shown() -> None:
+    text = '[source]\nkind = "kafka"\n[source.kafka]\nsasl_password = "hunter2"\nsasl_user = "me"\n'
+    with pytest.raises(ConfigError) as caught:
+        parse_config(text)
+    assert "did you mean `sasl_password_" in str(caught.value)
+    assert "did you mean `sasl_username`" in str(caught.value)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("loop.checkpoint_interval_seconds = 61", "61 is longer than windows.size_seconds = 60"),
+        ('source.kind = "kafka"\ncheckpoint.kind = "sqlite"', "allows one sidecar only"),
+        ('http.host = "0.0.0.0"', "without a password"),
+        (
+            '[source]\nkind = "kafka"\nkafka.sasl_mechanism = "PLAIN"\nkafka.sasl_username = "u"\n'
+            'kafka.sasl_password_env = "P"',
+            "the password and the events travel unencrypted",
+        ),
+    ],
+)
+def test_what_may_not_be_meant_is_said(text: str, told: str) -> None:
+    (caution,) = cautions(parse_config(text))
+    assert told in caution
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        'source.kind = "kafka"',
+        '[http]\nhost = "0.0.0.0"\nusername = "u"\npassword_env = "P"',
+        '[source]\nkind = "kafka"\nkafka.tls = true\nkafka.sasl_mechanism = "PLAIN"\n'
+        'kafka.sasl_username = "u"\nkafka.sasl_password_env = "P"',
+    ],
+)
+def test_what_is_fine_is_not_spoken_of(text: str) -> None:
+    assert cautions(parse_config(text)) == []
