@@ -61,7 +61,9 @@ def _table(section: Section, values: Mapping[str, Any], *, silent: bool) -> str:
         name = ".".join(map(toml_key, section.path))
         header = f"[[{name}]]" if section.shape.kind == "list" else f"[{name}]"
         lines.append(f"# {header}" if silent else header)
-    for key in section.keys:
+    for index, key in enumerate(section.keys):
+        if index:
+            lines.append("")
         lines.append(_comment(_about(key)).rstrip())
         value = values.get(".".join((*section.path, key.name)), key.default)
         unset = value is None or value is REQUIRED
