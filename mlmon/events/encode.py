@@ -23,8 +23,8 @@ from mlmon.events.codecs.formats import (
     DROPPED_HEADER,
     JSON_CONTENT_TYPE,
     MSGPACK_CONTENT_TYPE,
-    VERSION_METADATA,
 )
+from mlmon.events.codecs.rejects import write_stream
 from mlmon.events.schema import FIELDS, SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ __all__ = [
 #: The CloudEvents `type` of an inference event.
 CLOUDEVENT_TYPE = "mlmon.inference"
 
-_METADATA = {VERSION_METADATA: str(SCHEMA_VERSION).encode()}
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INTEGERS = frozenset({int, type(None)})
 
@@ -94,12 +93,7 @@ def encode_batch(batch: EventBatch) -> bytes:
     if index >= 0:
         arrays[index] = _fixed_size(arrays[index])
     fields = [pa.field(name, array.type) for name, array in zip(records.schema.names, arrays, strict=True)]
-    schema = pa.schema(fields, metadata=_METADATA)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema) as writer:
-        writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
-    encoded: bytes = sink.getvalue().to_pybytes()
-    return encoded
+    return write_stream(pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields)))
 
 
 def encode_json(event: Event) -> bytes:

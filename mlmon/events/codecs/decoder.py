@@ -1,0 +1,280 @@
+"""Records of a log to one batch of events, and to rejects what is not an event.
+
+Every event of the input ends in exactly one place: in the batch, in the order of the log, or in a reject
+with its reason. Nothing that is in the bytes can raise out of `Decoder.decode`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from mlmon.errors import DecodeError, DecodeReason
+from mlmon.events.batch import EventBatch
+from mlmon.events.codecs.arrow import ArrowReader, surplus_values
+from mlmon.events.codecs.checks import find_embedding_faults, find_faults, find_time_faults
+from mlmon.events.codecs.formats import (
+    CONTENT_TYPE_HEADER,
+    DROPPED_HEADER,
+    Format,
+    format_of_bytes,
+    format_of_content_type,
+)
+from mlmon.events.codecs.rejects import all_rows_reject, record_reject, row_reject
+from mlmon.events.codecs.rows import RowDecoder, gather_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mlmon.events.codecs.arrow import Gathered, SchemaPlan
+    from mlmon.events.codecs.checks import Fault
+    from mlmon.events.codecs.config import DecodeConfig
+    from mlmon.events.record import Record, Reject
+
+__all__ = ["Decoded", "Decoder"]
+
+#: A count of drops beyond this is no count.
+_MAX_DROPPED = 10**12
+_MAX_CONTENT_TYPES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What records held.
+
+    Attributes:
+        batch: all good events in the order of the log; None where there are none.
+        rejects: what was refused, in the order of the log.
+        events: number of good events.
+        dropped: events that emitters say they dropped.
+        surplus_features: feature values left out because there were too many names.
+    """
+
+    batch: EventBatch | None
+    rejects: list[Reject]
+    events: int
+    dropped: int
+    surplus_features: int
+
+
+@dataclass(slots=True)
+class _Work:
+    """What one call has found so far; indices are of `records`."""
+
+    records: Sequence[Record]
+    now_us: int
+    rejects: list[tuple[int, int, Reject]] = field(default_factory=list)
+    arrow: dict[SchemaPlan, list[tuple[int, pa.RecordBatch]]] = field(default_factory=dict)
+    rows: list[Any] = field(default_factory=list)
+    row_records: list[int] = field(default_factory=list)
+    good: list[tuple[EventBatch, NDArray[np.intp]]] = field(default_factory=list)
+    dropped: int = 0
+    surplus: int = 0
+
+    def refuse(self, index: int, error: DecodeError) -> None:
+        """Refuse a whole record."""
+        self.rejects.append((index, -1, record_reject(self.records[index], error)))
+
+
+class Decoder:
+    """Decodes the records of partitions. For one thread; keeps only schemas and content types, bounded.
+
+    Args:
+        config: limits.
+    """
+
+    def __init__(self, config: DecodeConfig) -> None:
+        self._config = config
+        self._arrow = ArrowReader(config)
+        self._rows = RowDecoder(config)
+        self._formats: dict[bytes, Format | None] = {}
+
+    def decode(self, records: Sequence[Record], now_us: int) -> Decoded:
+        """Decode consecutive records of one partition.
+
+        Args:
+            records: in the order of the log; any bytes at all.
+            now_us: this machine's wall clock, µs since 1970 UTC, against which the future is measured.
+
+        Returns:
+            The good events as one batch, and everything else as rejects. A record of many events loses only
+            its bad rows, each a reject of its own; when every row is bad the record is one reject.
+        """
+        work = _Work(records, now_us)
+        for index, record in enumerate(records):
+            try:
+                self._take(work, index, record)
+            except DecodeError as error:
+                work.refuse(index, error)
+        for plan, entries in work.arrow.items():
+            self._finish_arrow(work, plan, entries)
+        if work.rows:
+            self._finish_rows(work, work.rows, work.row_records)
+        batch = self._join(work)
+        work.rejects.sort(key=lambda found: found[:2])
+        return Decoded(
+            batch, [reject for _, _, reject in work.rejects], len(batch or ()), work.dropped, work.surplus
+        )
+
+    def _take(self, work: _Work, index: int, record: Record) -> None:
+        """Sort one record to its format, and decode it as far as it can be alone."""
+        value = record.value
+        content_type, attributes = b"", None
+        for name, data in record.headers or ():
+            key = name.lower()
+            if key == CONTENT_TYPE_HEADER:
+                content_type = data
+            elif key == DROPPED_HEADER:
+                work.dropped += _dropped(data)
+            elif key.startswith("ce_"):
+                attributes = attributes or {}
+                attributes[key[3:]] = data
+        if not value:
+            raise DecodeError(DecodeReason.EMPTY, "the record has no value")
+        if len(value) > self._config.max_record_bytes:
+            limit = self._config.max_record_bytes
+            raise DecodeError(DecodeReason.TOO_LARGE, f"{len(value)} bytes: expected at most {limit}")
+        if value[0] == 0 and len(value) > 4:
+            raise DecodeError(DecodeReason.SCHEMA_REGISTRY, _registry_detail(value))
+        form = self._format(content_type) if content_type else None
+        form = form or format_of_bytes(value)
+        if form is Format.ARROW:
+            plan, batch = self._arrow.read(value)
+            work.arrow.setdefault(plan, []).append((index, batch))
+            return
+        if attributes and "specversion" in attributes:
+            row = self._rows.decode_binary(form, value, _texts(attributes))
+        else:
+            row = self._rows.decode(form, value)
+        work.rows.append(row)
+        work.row_records.append(index)
+
+    def _format(self, content_type: bytes) -> Format | None:
+        try:
+            return self._formats[content_type]
+        except KeyError:
+            form = format_of_content_type(content_type)
+            if len(self._formats) < _MAX_CONTENT_TYPES:
+                self._formats[content_type] = form
+            return form
+
+    def _finish_arrow(self, work: _Work, plan: SchemaPlan, entries: list[tuple[int, pa.RecordBatch]]) -> None:
+        gathered = self._arrow.gather(plan, entries)
+        for index, error in gathered.broken:
+            work.refuse(index, error)
+        work.surplus += gathered.surplus
+        if gathered.batch is None:
+            return
+        batch = EventBatch(gathered.batch)
+        faults = gathered.faults + find_faults(batch, work.now_us, self._config)
+        if faults:
+            self._refuse_rows(work, gathered, faults, dict(entries))
+            keep = _unaffected(faults, len(batch))
+            batch, gathered.origin = batch.take(keep), gathered.origin[keep]
+        if len(batch):
+            work.good.append((batch, gathered.origin))
+
+    def _refuse_rows(
+        self, work: _Work, gathered: Gathered, faults: list[Fault], sources: dict[int, pa.RecordBatch]
+    ) -> None:
+        first: dict[int, Fault] = {}
+        for fault in faults:
+            for row in fault.rows.tolist():
+                first.setdefault(row, fault)
+        by_record: dict[int, list[int]] = {}
+        for row in sorted(first):
+            by_record.setdefault(int(gathered.origin[row]), []).append(row)
+        for index, rows in by_record.items():
+            source, start = sources[index], int(np.searchsorted(gathered.origin, index))
+            found = [(row - start, first[row]) for row in rows]
+            record = work.records[index]
+            if 1 < len(found) == source.num_rows:
+                work.rejects.append((index, -1, all_rows_reject(record, source, found[0])))
+                continue
+            for row, fault in found:
+                work.rejects.append((index, row, row_reject(record, source, row, fault)))
+
+    def _finish_rows(self, work: _Work, rows: list[Any], indices: list[int]) -> None:
+        try:
+            records, surplus = gather_rows(rows, self._config)
+        except DecodeError as error:
+            # Some row cannot be made a column: halve until it is alone.
+            if len(rows) == 1:
+                work.refuse(indices[0], error)
+                return
+            middle = len(rows) // 2
+            self._finish_rows(work, rows[:middle], indices[:middle])
+            self._finish_rows(work, rows[middle:], indices[middle:])
+            return
+        work.surplus += surplus
+        batch, origin = EventBatch(records), np.array(indices, np.intp)
+        faults = [
+            *find_time_faults(batch, work.now_us, self._config),
+            *find_embedding_faults(batch, self._config),
+        ]
+        faults = [fault for fault in faults if len(fault.rows)]
+        if faults:
+            keep = _unaffected(faults, len(batch))
+            for row, fault in {row: f for f in reversed(faults) for row in f.rows.tolist()}.items():
+                work.refuse(indices[row], fault.error(records, row))
+            batch, origin = batch.take(keep), origin[keep]
+        if len(batch):
+            work.good.append((batch, origin))
+
+    def _join(self, work: _Work) -> EventBatch | None:
+        if not work.good:
+            return None
+        batch = EventBatch.concat([batch for batch, _ in work.good])
+        if len(work.good) > 1:
+            batch, lost = _limit_features(batch, self._config.max_features)
+            work.surplus += lost
+            origin = np.concatenate([origin for _, origin in work.good])
+            if (np.diff(origin) < 0).any():
+                batch = batch.take(np.argsort(origin, kind="stable"))
+        return batch
+
+
+def _unaffected(faults: list[Fault], count: int) -> NDArray[np.int64]:
+    keep = np.ones(count, np.bool_)
+    for fault in faults:
+        keep[fault.rows] = False
+    return np.flatnonzero(keep)
+
+
+def _limit_features(batch: EventBatch, limit: int) -> tuple[EventBatch, int]:
+    """Cut feature structs that grew past the limit when batches were joined."""
+    records, lost = batch.records, 0
+    for name in ("numeric_features", "categorical_features"):
+        index = records.schema.get_field_index(name)
+        if index < 0 or records.schema.field(index).type.num_fields <= limit:
+            continue
+        column = records.column(index)
+        names = [child.name for child in column.type][:limit]
+        lost += surplus_values(column, frozenset(names))
+        cut = pa.StructArray.from_arrays(column.flatten()[:limit], names=names)
+        records = records.set_column(index, name, cut)
+    return (EventBatch(records) if lost else batch), lost
+
+
+def _dropped(data: bytes | None) -> int:
+    """The count in a `mlmon-dropped` header; 0 where it is none."""
+    if not data or len(data) > 13 or not data.isdigit():
+        return 0
+    return min(int(data), _MAX_DROPPED)
+
+
+def _texts(attributes: dict[str, bytes]) -> dict[str, str]:
+    return {name: (data or b"").decode("utf-8", "replace") for name, data in attributes.items()}
+
+
+def _registry_detail(value: bytes) -> str:
+    schema_id = int.from_bytes(value[1:5], "big")
+    return (
+        f"framed for a Confluent schema registry (0x00, schema id {schema_id}): send plain JSON, "
+        "MessagePack or an Arrow stream, without the registry's serializer"
+    )

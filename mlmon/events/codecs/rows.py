@@ -1,0 +1,295 @@
+"""JSON, MessagePack and CloudEvents: one event per record, decoded in C and then made columns.
+
+The bounds of the contract are built into the type that msgspec decodes into, so a good event costs one call
+and no check in Python. What that call refuses takes the slow way, where an older version is brought up to
+date and everything else gets its reason.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import re
+from datetime import UTC, datetime, timedelta
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+import pyarrow as pa
+from msgspec import Meta
+
+from mlmon.errors import DecodeError, DecodeReason
+from mlmon.events.codecs.checks import ALLOWED, FLOAT_MAX, NON_EMPTY, bounds
+from mlmon.events.codecs.columns import build_columns, columns_to_batch
+from mlmon.events.codecs.formats import Format, format_of_content_type
+from mlmon.events.codecs.upcast import upcast
+from mlmon.events.schema import FIELDS, SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mlmon.events.codecs.config import DecodeConfig
+    from mlmon.events.schema import Field
+
+__all__ = ["RowDecoder", "gather_rows"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_WIDTH = len(FIELDS)
+_FLOAT32_MAX = 3.4028234663852886e38
+_FLOAT32: Any = Annotated[float, Meta(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)]
+_FINITE: Any = Annotated[float, Meta(ge=-FLOAT_MAX, le=FLOAT_MAX)]
+
+
+class _CloudEvent(msgspec.Struct):
+    """A structured CloudEvents 1.0 object."""
+
+    specversion: str
+    id: str
+    source: str
+    type: str
+    time: Annotated[datetime, Meta(tz=True)] | None = None
+    datacontenttype: str | None = None
+    data: msgspec.Raw = msgspec.Raw()
+    data_base64: str | None = None
+
+
+class RowDecoder:
+    """Decodes single events to objects with the contract's fields, then `schema_version` and `features`."""
+
+    def __init__(self, config: DecodeConfig) -> None:
+        self._max_depth = config.max_depth
+        strict, relaxed = _event_type(config, required=True), _event_type(config, required=False)
+        self._strict, self._relaxed = strict, relaxed
+        self._json: Any = msgspec.json.Decoder(strict)
+        self._msgpack: Any = msgspec.msgpack.Decoder(strict)
+        self._envelope = msgspec.json.Decoder(_CloudEvent)
+        self._generic = msgspec.json.Decoder(), msgspec.msgpack.Decoder()
+
+    def decode(self, form: Format, value: bytes) -> Any:
+        """One event of a record.
+
+        Raises:
+            DecodeError: it is none.
+        """
+        try:
+            if form is Format.JSON:
+                self._check_depth(value)
+                return self._json.decode(value)
+            if form is Format.MSGPACK:
+                return self._msgpack.decode(value)
+            return self._structured(value)
+        except DecodeError:
+            raise
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            return self._slow(form, value, self._strict, error)
+
+    def decode_binary(self, form: Format, value: bytes, attributes: Mapping[str, str]) -> Any:
+        """One event of a CloudEvents binary record: data in the value, attributes in the headers.
+
+        Raises:
+            DecodeError: it is none.
+        """
+        try:
+            envelope = msgspec.convert(attributes, _CloudEvent)
+        except msgspec.ValidationError as error:
+            raise _fault(error, "CloudEvents headers: ") from None
+        return self._fill(self._relaxed_event(form, value), envelope)
+
+    def _structured(self, value: bytes) -> Any:
+        self._check_depth(value)
+        try:
+            envelope = self._envelope.decode(value)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            raise _fault(error, "CloudEvents envelope: ") from None
+        form, data = Format.JSON, bytes(envelope.data)
+        if envelope.data_base64 is not None:
+            data = base64.b64decode(envelope.data_base64, validate=True)
+            stated = envelope.datacontenttype or ""
+            form = format_of_content_type(stated.encode()) or Format.JSON
+        if not data:
+            raise DecodeError(DecodeReason.MISSING_FIELD, "CloudEvents envelope: expected data")
+        return self._fill(self._relaxed_event(form, data), envelope)
+
+    def _relaxed_event(self, form: Format, value: bytes) -> Any:
+        if form not in (Format.JSON, Format.MSGPACK):
+            detail = f"CloudEvents data: expected JSON or MessagePack, got {form.value}"
+            raise DecodeError(DecodeReason.UNKNOWN_FORMAT, detail)
+        try:
+            if form is Format.MSGPACK:
+                return msgspec.msgpack.decode(value, type=self._relaxed)
+            self._check_depth(value)
+            return msgspec.json.decode(value, type=self._relaxed)
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+            return self._slow(form, value, self._relaxed, error)
+
+    def _fill(self, event: Any, envelope: _CloudEvent) -> Any:
+        if not envelope.specversion.startswith("1."):
+            detail = f"CloudEvents specversion {envelope.specversion[:20]!r}: expected 1.0"
+            raise DecodeError(DecodeReason.UNSUPPORTED_VERSION, detail)
+        if event.event_id is None:
+            event.event_id = envelope.id
+        if event.event_time is None:
+            event.event_time = envelope.time
+        if event.service is None:
+            event.service = envelope.source
+        try:
+            return msgspec.convert(_without_none(event), self._strict)
+        except msgspec.ValidationError as error:
+            raise _fault(error) from None
+
+    def _slow(self, form: Format, value: bytes, kind: type, error: Exception) -> Any:
+        """What the typed decode refused: an older version, a MessagePack gap written as NaN, or a fault."""
+        if not isinstance(error, msgspec.ValidationError):
+            raise _fault(error) from None
+        try:
+            event = self._generic[form is Format.MSGPACK].decode(value)
+        except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as second:
+            raise _fault(second) from None
+        if not isinstance(event, dict):
+            hint = "; send one event per record, or an Arrow stream" if isinstance(event, list) else ""
+            got = type(event).__name__
+            raise DecodeError(DecodeReason.WRONG_TYPE, f"expected an object, got {got}{hint}")
+        current = {key: item for key, item in upcast(event).items() if not _is_nan(item)}
+        try:
+            return msgspec.convert(current, kind)
+        except (msgspec.ValidationError, RecursionError) as third:
+            raise _fault(third) from None
+
+    def _check_depth(self, value: bytes) -> None:
+        # Counting is quick, and few records have so many brackets that they need the exact scan.
+        limit = self._max_depth
+        if value.count(b"{") + value.count(b"[") > limit and _depth(value) > limit:
+            raise DecodeError(DecodeReason.TOO_DEEP, f"nested deeper than {limit} brackets")
+
+
+def gather_rows(rows: Sequence[Any], config: DecodeConfig) -> tuple[pa.RecordBatch, int]:
+    """One batch of decoded events, in order, and how many feature values had no room.
+
+    Raises:
+        DecodeError: WRONG_TYPE, a value of some row cannot be made a column (base64, time).
+    """
+    columns = list(zip(*map(msgspec.structs.astuple, rows), strict=True))
+    fields = dict(zip(_NAMES, columns, strict=True))
+    if fields["features"].count(None) != len(rows):
+        _split_features(fields)
+    surplus = 0
+    for name in ("numeric_features", "categorical_features"):
+        if fields[name].count(None) != len(rows):
+            fields[name], lost = _limit_names(fields[name], config)
+            surplus += lost
+    times = fields["event_time"]
+    if not {int}.issuperset(map(type, times)):
+        fields["event_time"] = tuple(_micros(time) for time in times)
+    return columns_to_batch(build_columns(list(fields.values())[:_WIDTH], len(rows))), surplus
+
+
+def _micros(time: int | datetime) -> int:
+    return time if isinstance(time, int) else (time - _EPOCH) // _MICROSECOND
+
+
+def _split_features(fields: dict[str, tuple[Any, ...]]) -> None:
+    """Sort the mixed `features` into numbers and strings; a name given twice keeps its specific value."""
+    numbers, strings = [], []
+    for mixed, number, string in zip(
+        fields["features"], fields["numeric_features"], fields["categorical_features"], strict=True
+    ):
+        if mixed is None:
+            numbers.append(number)
+            strings.append(string)
+            continue
+        texts = {name: value for name, value in mixed.items() if isinstance(value, str)}
+        others = {name: value for name, value in mixed.items() if name not in texts}
+        numbers.append(others | (number or {}))
+        strings.append(texts | (string or {}))
+    fields["numeric_features"], fields["categorical_features"] = tuple(numbers), tuple(strings)
+
+
+def _limit_names(column: tuple[Any, ...], config: DecodeConfig) -> tuple[tuple[Any, ...], int]:
+    """Keep the first `max_features` names; say how many values the others had."""
+    present = [features for features in column if features]
+    names = dict.fromkeys(chain.from_iterable(present))
+    kept = {name for name in names if len(name) <= config.max_label_length}
+    if len(kept) > config.max_features:
+        kept = set([name for name in names if name in kept][: config.max_features])
+    if len(kept) == len(names):
+        return column, 0
+    cut = [features and {k: v for k, v in features.items() if k in kept} for features in column]
+    values = sum(v is not None for features in present for k, v in features.items() if k not in kept)
+    return tuple(cut), values
+
+
+def _event_type(config: DecodeConfig, *, required: bool) -> type:
+    fields: list[Any] = []
+    for field in FIELDS:
+        kind = _value_type(field, config)
+        fields.append((field.name, kind) if field.required and required else (field.name, kind | None, None))
+    label: Any = Annotated[str, Meta(max_length=config.max_label_length)]
+    features: Any = dict[str, _FINITE | label | None]
+    version: Any = Literal[SCHEMA_VERSION]
+    fields += [("schema_version", version, SCHEMA_VERSION), ("features", features | None, None)]
+    return msgspec.defstruct("FlatEvent", fields, kw_only=True, gc=False)
+
+
+_NAMES = (*(field.name for field in FIELDS), "schema_version", "features")
+
+
+def _value_type(field: Field, config: DecodeConfig) -> Any:
+    label: Any = Annotated[str, Meta(max_length=config.max_label_length)]
+    count: Any = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+    vector: Any = Annotated[list[float], Meta(max_length=config.max_embedding_dim)]
+    base64_text: Any = Annotated[str, Meta(max_length=4 * math.ceil(2 * config.max_embedding_dim / 3))]
+    named: dict[str, Any] = {
+        "event_time": Annotated[int, Meta(ge=-(2**62), le=2**62)] | Annotated[datetime, Meta(tz=True)],
+        "token_ids": list[count],
+        "top_labels": list[label],
+        "top_scores": list[_FLOAT32],
+        "embedding": vector | base64_text,
+        "numeric_features": dict[str, _FINITE | None],
+        "categorical_features": dict[str, label | None],
+        "segments": dict[label, label],
+    }
+    if field.name in named:
+        return named[field.name]
+    if field.name in ALLOWED:
+        return Literal[ALLOWED[field.name]]
+    if field.type == pa.int32():
+        return count
+    if field.type == pa.float64():
+        low, high = bounds(field.name)
+        return Annotated[float, Meta(ge=low, le=high)]
+    return Annotated[label, Meta(min_length=1)] if field.name in NON_EMPTY else label
+
+
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET = re.compile(rb"[\[\]{}]")
+
+
+def _depth(value: bytes) -> int:
+    """Deepest nesting of brackets outside strings, without building anything."""
+    depth = deepest = 0
+    for bracket in _BRACKET.findall(_STRING.sub(b"", value)):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _without_none(event: Any) -> dict[str, Any]:
+    return {k: v for k, v in msgspec.structs.asdict(event).items() if v is not None}
+
+
+def _fault(error: Exception, where: str = "") -> DecodeError:
+    """The typed error of what msgspec raised."""
+    if isinstance(error, RecursionError):
+        return DecodeError(DecodeReason.TOO_DEEP, f"{where}nested deeper than the interpreter's limit")
+    text = f"{where}{str(error)[:300]}"
+    if not isinstance(error, msgspec.ValidationError):
+        return DecodeError(DecodeReason.MALFORMED, text)
+    if "missing required field" in text:
+        return DecodeError(DecodeReason.MISSING_FIELD, text)
+    wrong = ", got `" in text
+    return DecodeError(DecodeReason.WRONG_TYPE if wrong else DecodeReason.BAD_VALUE, text)
