@@ -201,8 +201,9 @@ class VersionsSummary:
             self.other.add(tally)
 
     def rows(self) -> Iterator[tuple[Identity, Tally]]:
-        """Every version kept, then the rest under `OTHER`."""
-        yield from self.tallies.items()
+        """Every version kept, in order, then the rest under `OTHER`."""
+        for identity in sorted(self.tallies):
+            yield identity, self.tallies[identity]
         if self.other is not None:
             yield OTHER, self.other
 

@@ -179,7 +179,8 @@ def _read_since(
         counts.setdefault(key, []).extend(tally for _, tally in summary.rows())
     for labels, first_us in since.items():
         n, triple = _sum(counts[labels])
-        yield Reading(catalog.VERSION_SINCE, labels, first_us / 1e6, window, n, effective_size(triple))
+        if n:
+            yield Reading(catalog.VERSION_SINCE, labels, first_us / 1e6, window, n, effective_size(triple))
 
 
 def _read_checks(

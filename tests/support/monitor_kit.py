@@ -1,0 +1,72 @@
+"""Events for monitors: batches from rows, and rows whose sums are exact in floating point.
+
+Times, latencies and weights are small multiples of powers of two, so that a sum is the same in any order and
+summaries can be compared byte by byte.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+from hypothesis import strategies as st
+
+from mlmon.events.batch import EventBatch
+from mlmon.events.schema import DEPLOYMENTS, FIELDS, STATUSES
+from mlmon.monitors.base import SeriesKey
+
+Row = dict[str, Any]
+
+START_US = 1_700_000_000_000_000
+SERIES = SeriesKey("search", "intent", "1", "stable", "language=en")
+_REQUIRED = {"event_id": "e", "event_time": START_US, "service": "search", "model_name": "intent"}
+
+
+def batch_of(rows: list[Row]) -> EventBatch:
+    """A batch with the columns that any row has; what a row lacks is null."""
+    rows = [{**_REQUIRED, **row} for row in rows]
+    columns = {}
+    for field in FIELDS:
+        if field.type is not None and (field.required or any(field.name in row for row in rows)):
+            columns[field.name] = pa.array([row.get(field.name) for row in rows], field.type)
+    return EventBatch(pa.record_batch(columns))
+
+
+def _eighths(most: int) -> st.SearchStrategy[float]:
+    return st.integers(0, most * 8).map(lambda number: number / 8)
+
+
+_COUNTS = st.integers(0, 600)
+_VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "status": st.sampled_from(STATUSES),
+    "deployment": st.sampled_from(DEPLOYMENTS),
+    "latency_seconds": _eighths(12),
+    "queue_seconds": _eighths(2),
+    "tokenize_seconds": _eighths(1),
+    "inference_seconds": _eighths(4),
+    "batch_size": st.integers(1, 300),
+    "gpu_utilization_ratio": _eighths(1),
+    "gpu_memory_used_bytes": st.integers(0, 2**33).map(float),
+    "gpu_memory_total_bytes": st.just(2.0**34),
+    "tokens": _COUNTS,
+    "unknown_tokens": _COUNTS,
+    "continuation_tokens": _COUNTS,
+    "byte_fallback_tokens": _COUNTS,
+    "truncated_tokens": st.integers(0, 3),
+    "masked_tokens": st.integers(0, 3),
+    "words": _COUNTS,
+    "characters": _COUNTS,
+    "model_version": st.sampled_from(["1", "2"]),
+    "model_digest": st.sampled_from(["aa", "bb", "cc"]),
+    "tokenizer_version": st.sampled_from(["7", "8"]),
+    "tokenizer_digest": st.sampled_from(["dd", "ee"]),
+    "sampling_weight": st.sampled_from([1.0, 2.0, 4.5, 20.0]),
+    "trace_id": st.sampled_from(["", "0a" * 16, "0b" * 16, "0c" * 16]),
+}
+
+
+def rows_strategy(max_size: int = 24) -> st.SearchStrategy[list[Row]]:
+    """Rows of any content the contract allows, every optional field now and then absent."""
+    times = st.integers(0, 7).map(lambda second: START_US + second * 1_000_000)
+    row = st.fixed_dictionaries({"event_time": times}, optional=_VALUES)
+    return st.lists(row, max_size=max_size)
