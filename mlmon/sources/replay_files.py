@@ -191,7 +191,8 @@ class _LinesFile:
             cut = size > self._most and not line.endswith(b"\n")
             while cut and (rest := self._file.readline(1 << 20)):
                 read += len(rest)
-                if rest.endswith(b"\n"):
+                size = read - rest.endswith(b"\n")
+                if size < read:
                     break
         except OSError as error:
             raise SourceError(f"{self._path} cannot be read after line {self._line}: {error}") from error
@@ -200,7 +201,7 @@ class _LinesFile:
         self._read_bytes += read
         self._line += 1
         if cut:
-            return line[: self._most], read
+            return line[: self._most], size
         line = line.strip()
         return line, len(line)
 

@@ -200,19 +200,21 @@ class SpoolSource:
         slots = slots[self._turn :] + slots[: self._turn]
         records_left, bytes_left, fresh = self._config.max_records, self._config.max_bytes, True
         chunks: list[Chunk] = []
+        fault: OSError | None = None
         for index, slot in enumerate(slots):
             shares = len(slots) - index
             share = Budget(-(-records_left // shares), bytes_left // shares, fresh=fresh)
             before = (share.records, share.bytes, slot.next_offset)
             try:
                 records, lost = slot.read(share)
-            except OSError:
-                if not chunks:
-                    raise
-                break  # the next poll meets it again, and what was read before is not forgotten
+            except OSError as error:
+                fault = error  # one bad slot does not stop the others
+                continue
             records_left -= before[0] - share.records
             bytes_left -= before[1] - share.bytes
             fresh = fresh and share.fresh
             if records or lost or slot.next_offset != before[2]:
                 chunks.append(Chunk(slot.name, records, slot.next_offset or 0, lost))
+        if fault is not None and not chunks:
+            raise fault
         return chunks
