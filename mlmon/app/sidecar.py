@@ -259,6 +259,7 @@ class Sidecar:
             rejects=rejects,
             dropped=0 if decoded is None else decoded.dropped,
             lost=sum(chunk.lost for chunk in chunks),
+            surplus_features=0 if decoded is None else decoded.surplus_features,
         )
         self._engine.process(partition, intake, self._clock.monotonic())
         if records and records[-1].timestamp > 0:

@@ -25,7 +25,7 @@ OVERFLOW = declare(
     "",
     ("kind",),
     "Events counted under `other`, or windows closed early, because a cap was reached (kind: series, "
-    "segment, window, partition).",
+    "segment, feature, window, partition, version).",
 )
 SERIES = declare("mlmon_series", "gauge", "", (), "Series kept at present.")
 OPEN_WINDOWS = declare("mlmon_open_windows", "gauge", "", (), "Window states not yet closed.")

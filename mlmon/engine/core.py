@@ -60,6 +60,7 @@ class Intake(NamedTuple):
         rejects: how many records and rows were refused, by reason.
         dropped: events that emitters said they dropped.
         lost: records removed by retention before they were read.
+        surplus_features: feature values left out because a batch had too many names.
     """
 
     next_offset: int
@@ -68,6 +69,7 @@ class Intake(NamedTuple):
     rejects: Mapping[str, int] = {}
     dropped: int = 0
     lost: int = 0
+    surplus_features: int = 0
 
 
 class Published(NamedTuple):
@@ -405,6 +407,7 @@ def _tally(partition: Partition, intake: Intake) -> None:
     tally = partition.tally
     for what, count in (("records", intake.records), ("dropped", intake.dropped), ("lost", intake.lost)):
         tally[what, ""] += count
+    tally["overflow", "feature"] += intake.surplus_features
     for reason, count in intake.rejects.items():
         tally["reject", str(reason)] += count
 

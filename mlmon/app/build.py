@@ -1,0 +1,213 @@
+"""From a configuration to a running sidecar: the only place that knows every part."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from mlmon.app.own import own_samples
+from mlmon.app.sidecar import Sidecar
+from mlmon.checkpoint.kafka import KafkaCheckpoint
+from mlmon.checkpoint.letters import DeadLetterFile
+from mlmon.checkpoint.sqlite import SqliteCheckpoint
+from mlmon.clock import SystemClock
+from mlmon.engine import Engine
+from mlmon.errors import ConfigError
+from mlmon.events.codecs import Decoder
+from mlmon.monitors import Surroundings, build_monitors
+from mlmon.publish.http import Health, MetricsServer
+from mlmon.publish.prometheus import Snapshot, SnapshotCollector
+from mlmon.publish.readings import ReadingBoard
+from mlmon.registry.file import VersionRegistry
+from mlmon.registry.tokenizers import load_tokenizer
+from mlmon.sources.kafka import KafkaSource
+from mlmon.sources.replay import ReplaySource
+from mlmon.sources.spool import SpoolSource
+from mlmon.windows import NEVER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from mlmon.checkpoint.base import Checkpoint
+    from mlmon.clock import Clock
+    from mlmon.config import Config
+    from mlmon.engine import Published
+    from mlmon.monitors.base import Monitor, Sample
+    from mlmon.sources.base import Source
+    from mlmon.stats.tokens import TokenTable
+
+__all__ = ["Running", "build", "build_source", "open_for_reading", "owner_name", "token_tables"]
+
+#: Readings of windows older than this many windows before the newest are no longer shown.
+_SHOWN_WINDOWS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A sidecar with all its parts, ready to step.
+
+    Attributes:
+        sidecar: the loop.
+        source: its log.
+        engine: its counts.
+        collector: what a scrape sees.
+        server: the HTTP port, bound but not yet serving.
+    """
+
+    sidecar: Sidecar
+    source: Source
+    engine: Engine
+    checkpoint: Checkpoint
+    collector: SnapshotCollector
+    server: MetricsServer
+
+    def run(self, stop: Callable[[], bool]) -> None:
+        """Serve metrics and step until `stop()` or the log's end; then commit and leave."""
+        self.server.start()
+        try:
+            self.sidecar.run(stop)
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Leave the group, free the state and the port."""
+        self.source.close()
+        self.checkpoint.close()
+        self.server.close()
+
+
+def owner_name() -> str:
+    """Host and process, to tell sidecars apart."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def build(config: Config, clock: Clock | None = None) -> Running:
+    """Make every part and connect them. Binds the port; opens no connection to a broker yet.
+
+    Raises:
+        ConfigError: a file the configuration names cannot be used.
+        SourceError: the log cannot be opened, or the port is taken.
+    """
+    clock = SystemClock() if clock is None else clock
+    registry = (
+        None if config.registry.versions_file is None else VersionRegistry(config.registry.versions_file)
+    )
+    tables = token_tables(config.registry.tokenizers)
+    surroundings = Surroundings(tables) if registry is None else Surroundings(tables, registry)
+    monitors = build_monitors(config.monitor_configs, surroundings)
+    engine = Engine(config.engine, monitors, owner_name())
+    source = build_source(config, clock)
+    checkpoint = _build_checkpoint(config, source, clock)
+    publisher = _Publisher(monitors, engine, clock, config)
+    sidecar = Sidecar(
+        config.loop,
+        source,
+        Decoder(config.decode),
+        engine,
+        checkpoint,
+        publisher.publish,
+        clock,
+        refresh=(lambda: None) if registry is None else (lambda: cast("None", registry.refresh())),
+    )
+    live: list[Callable[[], Iterable[Sample]]] = [
+        lambda: own_samples(sidecar.status, engine, clock, config.source.kind)
+    ]
+    if registry is not None:
+        live.append(registry.samples)
+    collector = SnapshotCollector(monitors, live)
+    publisher.collector = collector
+    health = _health(sidecar, source, config, clock)
+    return Running(
+        sidecar, source, engine, checkpoint, collector, MetricsServer(config.http, collector, health)
+    )
+
+
+def build_source(config: Config, clock: Clock) -> Source:
+    """The configured log."""
+    if config.source.kind == "kafka":
+        return KafkaSource(config.source.kafka)
+    if config.source.kind == "spool":
+        return SpoolSource(config.source.spool, clock)
+    if config.source.replay is None:
+        raise ConfigError('source.kind is "replay", but [source.replay] names no files: add paths = [...]')
+    return ReplaySource(config.source.replay, clock)
+
+
+def _build_checkpoint(config: Config, source: Source | None, clock: Clock) -> Checkpoint:
+    kafka = config.source.kafka
+    if config.checkpoint_kind == "kafka":
+        claims = cast("KafkaSource | None", source)
+        return KafkaCheckpoint(config.checkpoint.kafka, kafka, kafka.group, kafka.topics, claims)
+    return SqliteCheckpoint(config.checkpoint.sqlite, DeadLetterFile(config.dead_letters, clock))
+
+
+def open_for_reading(config: Config) -> Checkpoint:
+    """The configured checkpoint, for `scan` only: takes no lock and joins no group."""
+    return _build_checkpoint(config, None, SystemClock())
+
+
+def token_tables(paths: dict[str, str]) -> Callable[[str, str], TokenTable | None]:
+    """Look-up of token tables by model and version.
+
+    Args:
+        paths: tokenizer.json by "MODEL/VERSION" or "MODEL".
+
+    Raises:
+        ConfigError: a file cannot be read.
+    """
+    tables = {name: load_tokenizer(path).table for name, path in paths.items()}
+
+    def find(model: str, version: str) -> TokenTable | None:
+        return tables.get(f"{model}/{version}") or tables.get(model)
+
+    return find
+
+
+class _Publisher:
+    """Turns what a commit made public into the next snapshot."""
+
+    def __init__(self, monitors: Sequence[Monitor], engine: Engine, clock: Clock, config: Config) -> None:
+        self._board = ReadingBoard()
+        self._snapshot = Snapshot(counters={m.name: {} for m in monitors})
+        self._engine = engine
+        self._clock = clock
+        self._shown_us = _SHOWN_WINDOWS * config.windows.size_us
+        self.collector: SnapshotCollector | None = None
+
+    def publish(self, published: Published | None) -> None:
+        """Publish a commit; None keeps what there is."""
+        if published is None or self.collector is None:
+            return
+        self._board.add(published.readings)
+        if self._engine.watermark_us != NEVER:
+            self._board.expire(self._engine.watermark_us - self._shown_us)
+        self._snapshot = Snapshot(
+            counters=published.counters,
+            readings=self._board.current(),
+            taken_at=self._clock.monotonic(),
+        )
+        self.collector.publish(self._snapshot)
+
+
+def _health(sidecar: Sidecar, source: Source, config: Config, clock: Clock) -> Callable[[], Health]:
+    stall = config.loop.stall_seconds
+
+    def health() -> Health:
+        status = sidecar.status
+        idle = clock.monotonic() - status.last_step
+        reasons = []
+        if idle > stall:
+            reasons.append(f"the loop made no step for {idle:.0f} s")
+        if getattr(source, "stalled", False):
+            reasons.append("the source does not answer")
+        if status.problem:
+            reasons.append(status.problem)
+        if not status.loaded and not source.finished:
+            reasons.append("no partition is assigned yet")
+        if status.waiting:
+            reasons.append(f"{status.waiting} partitions wait for their state")
+        return Health(alive=idle <= 10 * stall, ready=not reasons, reasons=tuple(reasons))
+
+    return health
