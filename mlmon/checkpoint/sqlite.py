@@ -229,6 +229,8 @@ def _read_only(path: Path) -> sqlite3.Connection:
             raise
         # closed in order, on a volume that may not be written: nothing can change while we look
         connection = sqlite3.connect(f"{uri}?mode=ro&immutable=1", uri=True, isolation_level=None)
+    except sqlite3.DatabaseError:
+        pass  # `_check` meets it again and says what it is
     return connection
 
 

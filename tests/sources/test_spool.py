@@ -167,7 +167,8 @@ def test_a_closed_or_forked_writer_refuses(writer):
             one.append(b"b")
         except SourceError as error:
             os._exit(7 if "fork" in str(error) else 1)
-        os._exit(2)
+        finally:
+            os._exit(2)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
     assert one.append(b"c") == 1
     one.close()
