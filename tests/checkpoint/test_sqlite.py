@@ -66,8 +66,10 @@ def test_a_file_of_something_else_is_refused_and_left_alone(make, tmp_path):
     path = tmp_path / "checkpoint.db"
     path.write_text("not a database, though long enough to look at" * 50)
     before = path.read_bytes()
+    one = make()
     with pytest.raises(CheckpointError, match="not an SQLite database"):
-        make().open()
+        one.open()
+    one.close()
     with pytest.raises(CheckpointError, match="not an SQLite database"):
         list(scan_sqlite(path))
     assert path.read_bytes() == before
