@@ -5,10 +5,16 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+with warnings.catch_warnings():
+    # Deprecated calls of kafka-python's own; warnings are errors from the first conftest on.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    import kafka  # noqa: F401
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

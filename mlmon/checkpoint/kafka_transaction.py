@@ -176,7 +176,7 @@ class Transactions:
             try:
                 self._finish(producer, manager.begin_abort(), time.monotonic() + ABORT_SECONDS)
                 self._undecided = False
-            except KafkaError as error:
+            except Exception as error:  # noqa: BLE001 - the fault that led here is the one to tell
                 log.info("a transaction is left to the brokers to decide (%s)", reason(error))
         with contextlib.suppress(Exception):
             producer._sender.force_close()
