@@ -170,8 +170,6 @@ class _Deadline:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    server_version = "mlmon"
-    sys_version = ""
 
     def setup(self) -> None:
         """Read the request's head within the deadline."""
@@ -217,6 +215,10 @@ class _Handler(BaseHTTPRequestHandler):
     def finish(self) -> None:
         """Send what was written."""
         self._wire.write(cast("BytesIO", self.wfile).getvalue())
+
+    def version_string(self) -> str:
+        """The Server header: no version, which is nobody's business before authentication."""
+        return "mlmon"
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - overrides
         """Requests are logged at debug level, without headers."""

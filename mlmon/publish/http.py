@@ -17,6 +17,7 @@ import socket
 import ssl
 import threading
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -183,7 +184,9 @@ class MetricsServer:
 
     def start(self) -> None:
         """Answer from now on, in threads of its own."""
-        self._thread = threading.Thread(target=self._server.serve_forever, name="mlmon-http", daemon=True)
+        # how often it looks whether to stop, which bounds how long `close` takes
+        serve = partial(self._server.serve_forever, poll_interval=0.1)
+        self._thread = threading.Thread(target=serve, name="mlmon-http", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
