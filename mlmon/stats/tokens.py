@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["TokenTable", "Vocabulary", "WordRule"]
 
 _CONTROL, _UNKNOWN, _BYTE, _MASK, _STARTS, _ENDS, _ALONE = (1 << bit for bit in range(7))
+#: What is counted follows from the first five flags: 32 kinds of token.
+_KINDS = 32
 _METASPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
@@ -87,19 +89,16 @@ class TokenTable:
         {'tokens': [3, 0], 'unknown_tokens': [1, 0], 'continuation_tokens': [1, 0], 'words': [2, 0]}
     """
 
-    __slots__ = ("_flags", "_rule", "has_bytes", "has_mask", "has_unknown")
+    __slots__ = ("_counts_of_kind", "_flags", "_names", "_rule")
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         ids = [*vocabulary.tokens.values(), *vocabulary.control, *vocabulary.masks, *vocabulary.alone]
         if ids and not 0 <= min(ids) <= max(ids) < 2**24:
             raise ValueError(f"token ids from {min(ids)} to {max(ids)}: expected 0 <= id < {2**24}")
-        # one row more than there are ids: what lies outside is looked up there
-        self._flags = np.zeros(max(ids, default=-1) + 2, np.uint8)
-        self._flags[-1] = _UNKNOWN | _STARTS
+        # id i is looked up at i + 1; before the first and after the last stands what lies outside
+        self._flags = np.zeros(max(ids, default=-1) + 3, np.uint8)
+        self._flags[[0, -1]] = _UNKNOWN | _STARTS
         self._rule = vocabulary.rule
-        self.has_unknown = vocabulary.unknown is not None
-        self.has_bytes = vocabulary.byte_fallback
-        self.has_mask = bool(vocabulary.masks)
         self._mark_words(vocabulary)
         self._mark(vocabulary.control, _CONTROL)
         self._mark(vocabulary.masks, _MASK | _ALONE | _STARTS | _ENDS)
@@ -110,6 +109,7 @@ class TokenTable:
             tokens = vocabulary.tokens
             names = (f"<0x{value:02X}>" for value in range(256))
             self._mark((tokens[name] for name in names if name in tokens), _BYTE)
+        self._names, self._counts_of_kind = _counted(vocabulary)
 
     @property
     def tells_words(self) -> bool:
@@ -117,7 +117,7 @@ class TokenTable:
         return self._rule is not WordRule.NONE
 
     def _mark(self, ids: Iterable[int], flag: int) -> None:
-        self._flags[list(ids)] |= flag
+        self._flags[np.fromiter(ids, np.int64) + 1] |= flag
 
     def _mark_words(self, vocabulary: Vocabulary) -> None:
         tokens, affix = vocabulary.tokens.items(), vocabulary.affix
@@ -148,46 +148,47 @@ class TokenTable:
         Returns:
             Counts by event field, each of shape (n,).
         """
-        start, stop = int(offsets[0]), int(offsets[-1])
-        flags = self._look_up(ids[start:stop])
+        start, n = int(offsets[0]), len(offsets) - 1
         bounds = np.asarray(offsets, np.int64) - start
-        keep = flags & _CONTROL == 0
-        if not keep.all():
-            bounds = _running(keep)[bounds]
-            flags = flags[keep]
-        counts = {"tokens": np.diff(bounds)}
-        for name, flag, present in (
-            ("unknown_tokens", _UNKNOWN, self.has_unknown),
-            ("byte_fallback_tokens", _BYTE, self.has_bytes),
-            ("masked_tokens", _MASK, self.has_mask),
-        ):
-            if present:
-                counts[name] = np.diff(_running(flags & flag != 0)[bounds])
-        if self.tells_words:
-            words = np.diff(_running(self._starts(flags, bounds))[bounds])
-            counts["continuation_tokens"] = counts["tokens"] - words
-            counts["words"] = words
-        return counts
+        flags = self._look_up(ids[start : int(offsets[-1])])
+        if self._rule in (WordRule.METASPACE, WordRule.SUFFIX):
+            flags = self._with_starts(flags, bounds)
+        cells = flags & np.uint8(_KINDS - 1)
+        if n != 1:
+            cells = cells + np.repeat(np.arange(n) * _KINDS, np.diff(bounds))
+        kinds = np.bincount(cells, minlength=n * _KINDS).reshape(n, _KINDS)
+        return dict(zip(self._names, (kinds @ self._counts_of_kind).T, strict=True))
 
     def _look_up(self, ids: NDArray[np.integer]) -> NDArray[np.uint8]:
-        last = len(self._flags) - 1
-        flags: NDArray[np.uint8] = self._flags[np.where((ids < 0) | (ids > last), last, ids)]
-        return flags
+        return self._flags.take(ids + 1, mode="clip")
 
-    def _starts(self, flags: NDArray[np.uint8], bounds: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Which tokens start a word. `flags` has no control tokens any more."""
+    def _with_starts(self, flags: NDArray[np.uint8], bounds: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """The flags with `_STARTS` set by context: a text's first token, and what follows a word's end."""
+        kept = np.flatnonzero(flags & _CONTROL == 0)
+        tokens = flags[kept]
         by_end = self._rule is WordRule.SUFFIX
-        starts: NDArray[np.bool_] = flags & (_ALONE if by_end else _STARTS) != 0
-        if self._rule in (WordRule.PREFIX, WordRule.WHOLE):
-            return starts
-        follows = _ENDS if by_end else _ALONE
-        starts[1:] |= flags[:-1] & follows != 0
-        starts[bounds[:-1][bounds[:-1] < bounds[1:]]] = True
-        return starts
+        starts = tokens & (_ALONE if by_end else _STARTS) != 0
+        starts[1:] |= tokens[:-1] & (_ENDS if by_end else _ALONE) != 0
+        first = np.searchsorted(kept, bounds)
+        starts[first[:-1][first[:-1] < first[1:]]] = True
+        out = flags & np.uint8(0xFF ^ _STARTS)
+        out[kept] |= starts.astype(np.uint8) * np.uint8(_STARTS)
+        return out
 
 
-def _running(marks: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How many are marked before each position, shape (m + 1,)."""
-    out = np.zeros(len(marks) + 1, np.int64)
-    np.cumsum(marks, out=out[1:])
-    return out
+def _counted(vocabulary: Vocabulary) -> tuple[list[str], NDArray[np.int64]]:
+    """Names of the counts, and how each of the 32 kinds of token adds to them, shape (32, counts)."""
+    kinds = np.arange(_KINDS)
+    token = kinds & _CONTROL == 0
+    starts = kinds & _STARTS != 0
+    words = vocabulary.rule is not WordRule.NONE
+    columns = {
+        "tokens": (True, token),
+        "unknown_tokens": (vocabulary.unknown is not None, token & (kinds & _UNKNOWN != 0)),
+        "byte_fallback_tokens": (vocabulary.byte_fallback, token & (kinds & _BYTE != 0)),
+        "masked_tokens": (bool(vocabulary.masks), token & (kinds & _MASK != 0)),
+        "continuation_tokens": (words, token & ~starts),
+        "words": (words, token & starts),
+    }
+    names = [name for name, (possible, _) in columns.items() if possible]
+    return names, np.stack([columns[name][1] for name in names], axis=1).astype(np.int64)
