@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mlmon.app.build import build
-from mlmon.app.check import check as run_checks
 from mlmon.app.status import report
 from mlmon.checkpoint.sqlite import SqliteCheckpointConfig
 from mlmon.cli.common import config_option, read_config, set_up_logging
@@ -138,6 +137,8 @@ def check(config_path: str) -> int:
 
     Exit code 1 when something is to be fixed.
     """
+    from mlmon.app.check import check as run_checks
+
     config = read_config(config_path)
     click.echo(f"ok    {config_path} is valid")
     for caution in cautions(config):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -12,7 +14,7 @@ from mlmon.events.encode import ARROW_CONTENT_TYPE, JSON_CONTENT_TYPE, encode_ar
 from mlmon.events.event import Event
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 SECOND = 1_000_000
 SIZE_SECONDS, LATENESS_SECONDS = 5, 20
@@ -90,3 +92,48 @@ class Load:
             tokens=7,
             unknown_tokens=1,
         )
+
+
+class Writing(threading.Thread):
+    """Writes a load steadily from a thread, a little to each partition in turn, until all of it is written.
+
+    Args:
+        load: what to write; its expectations are right once the thread has ended.
+        events: in all.
+        seconds: how long it should take at least.
+        append: writes one record to a partition.
+    """
+
+    def __init__(
+        self, load: Load, events: int, seconds: float, append: Callable[[int, bytes, Headers], object]
+    ) -> None:
+        super().__init__(daemon=True)
+        self._load, self._append = load, append
+        self._rounds = max(1, int(seconds / 0.1))
+        self._partitions = len(load.expected)
+        self._each, rest = divmod(events, self._partitions)
+        assert rest == 0, "events divide by partitions"
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        """Write."""
+        try:
+            left = [self._each] * self._partitions
+            while any(left):
+                due = time.monotonic() + 0.1
+                for partition in range(self._partitions):
+                    take = min(left[partition], -(-self._each // self._rounds))
+                    left[partition] -= take
+                    for value, headers in self._load.records(partition, take):
+                        self._append(partition, value, headers)
+                time.sleep(max(0.0, due - time.monotonic()))
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def finish(self) -> dict[int, Expected]:
+        """Wait for the end; what each partition must come to."""
+        self.join(300)
+        assert not self.is_alive(), "the load was not written in time"
+        assert self.error is None, f"writing failed: {self.error!r}"
+        return dict(enumerate(self._load.expected))
