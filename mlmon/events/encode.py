@@ -54,6 +54,8 @@ CLOUDEVENT_TYPE = "mlmon.inference"
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INTEGERS = frozenset({int, type(None)})
+_NAMES = [field.name for field in FIELDS]
+_INTEGER_NAMES = ["event_time", *(field.name for field in FIELDS if field.type == pa.int32())]
 
 
 def events_to_batch(events: Sequence[Event]) -> EventBatch:
@@ -67,11 +69,11 @@ def events_to_batch(events: Sequence[Event]) -> EventBatch:
     if not events:
         raise ValueError("expected at least one event, got none")
     rows = list(map(msgspec.structs.astuple, events))
-    columns = list(zip(*rows, strict=True))
-    for field, column in zip(FIELDS, columns, strict=True):
-        # pa.array cuts 1.5 to 1 without a word.
-        if field.type == pa.int32() and not _INTEGERS.issuperset(map(type, column)):
-            _require_integers(field.name, column)
+    columns = dict(zip(_NAMES, zip(*rows, strict=True), strict=True))
+    for name in _INTEGER_NAMES:
+        # NumPy and Arrow cut 1.5 to 1 without a word.
+        if not _INTEGERS.issuperset(map(type, columns[name])):
+            _require_integers(name, columns[name])
     return EventBatch(columns_to_batch(build_columns(columns, len(rows))))
 
 

@@ -68,7 +68,7 @@ class SchemaPlan:
         plain: the columns that are used, as they are after dictionaries are decoded.
         columns: how each of them is read, in the contract's order.
         single: whether a record batch can be read on its own, there being no dictionaries.
-        error: why no stream of this schema is accepted, or None.
+        error: why no stream of this schema is accepted: reason and detail, or None.
     """
 
     prefix: bytes
@@ -76,7 +76,7 @@ class SchemaPlan:
     plain: pa.Schema
     columns: tuple[ColumnPlan, ...]
     single: bool
-    error: DecodeError | None = None
+    error: tuple[DecodeReason, str] | None = None
 
     @property
     def indices(self) -> list[int]:
@@ -104,10 +104,11 @@ class Gathered:
 
 
 class ArrowReader:
-    """Reads Arrow records; keeps the schemas it has seen, up to a bound. For one thread."""
+    """Reads the given fields of Arrow records; keeps the schemas seen, up to a bound. For one thread."""
 
-    def __init__(self, config: DecodeConfig) -> None:
+    def __init__(self, config: DecodeConfig, fields: frozenset[str]) -> None:
         self._config = config
+        self._fields = [field for field in FIELDS if field.required or field.name in fields]
         self._plans: list[SchemaPlan] = []
 
     def read(self, value: bytes) -> tuple[SchemaPlan, pa.RecordBatch]:
@@ -118,7 +119,7 @@ class ArrowReader:
         """
         plan = self._plan(value)
         if plan.error is not None:
-            raise plan.error
+            raise DecodeError(*plan.error)
         try:
             batch = self._read_single(plan, value)
             if batch is None:
@@ -164,7 +165,7 @@ class ArrowReader:
         prefix = value[: frame.end]
         try:
             schema = pa.ipc.read_schema(pa.py_buffer(prefix))
-            plan = _make_plan(prefix, schema, self._config)
+            plan = _make_plan(prefix, schema, self._fields, self._config)
         except _ARROW_ERRORS as error:
             raise _malformed(error) from None
         if len(self._plans) >= _MAX_PLANS:
@@ -205,12 +206,12 @@ class ArrowReader:
         return merged[0] if merged else plan.plain.empty_table().to_batches()[0]
 
 
-def _make_plan(prefix: bytes, schema: pa.Schema, config: DecodeConfig) -> SchemaPlan:
+def _make_plan(prefix: bytes, schema: pa.Schema, fields: Sequence[Field], config: DecodeConfig) -> SchemaPlan:
     try:
         _check_version(schema)
-        columns = tuple(filter(None, [_plan_column(field, schema, config) for field in FIELDS]))
+        columns = tuple(filter(None, [_plan_column(field, schema, config) for field in fields]))
     except DecodeError as error:
-        return SchemaPlan(prefix, schema, schema, (), single=False, error=error)
+        return SchemaPlan(prefix, schema, schema, (), single=False, error=(error.reason, error.detail))
     straight = [column.place for column in columns] == list(range(len(schema)))
     single = not any(map(has_dictionary, schema.types))
     plain = schema

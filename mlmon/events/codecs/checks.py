@@ -235,8 +235,8 @@ def _nested(batch: EventBatch, config: DecodeConfig) -> Iterator[Fault]:
     if (column := batch.column("top_labels")) is not None:
         yield Fault(_parents(column, _too_long(column.values, limit)), *_length_fault("top_labels", limit))
     if (column := batch.column("top_scores")) is not None:
-        infinite = np.flatnonzero(np.isinf(column.values.to_numpy(zero_copy_only=False)))
-        yield Fault(_parents(column, infinite), bad, "top_scores", "expected finite numbers")
+        finite = np.isfinite(column.values.to_numpy(zero_copy_only=False))
+        yield Fault(_parents(column, np.flatnonzero(~finite)), bad, "top_scores", "expected finite numbers")
     if (column := batch.column("segments")) is not None:
         for side in (column.keys, column.items):
             yield Fault(_parents(column, _too_long(side, limit)), *_length_fault("segments", limit))
@@ -265,6 +265,8 @@ def find_embedding_faults(batch: EventBatch, config: DecodeConfig) -> Iterator[F
         expected = f"expected at most {config.max_embedding_dim} numbers"
         yield Fault(too_long, DecodeReason.BAD_VALUE, "embedding", expected)
     values = column.values
+    if not len(values):
+        return
     bits = np.frombuffer(values.buffers()[1], np.uint16, len(values), values.offset * 2)
     broken = (bits & 0x7C00) == 0x7C00  # all ones in the exponent: infinite or not a number
     if values.null_count:

@@ -7,7 +7,7 @@ with its reason. Nothing that is in the bytes can raise out of `Decoder.decode`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,10 +24,11 @@ from mlmon.events.codecs.formats import (
     format_of_content_type,
 )
 from mlmon.events.codecs.rejects import all_rows_reject, record_reject, row_reject
-from mlmon.events.codecs.rows import RowDecoder, gather_rows
+from mlmon.events.codecs.rows import FAST_ERRORS, RowDecoder, gather_rows
+from mlmon.events.schema import FIELD_BY_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -40,7 +41,7 @@ __all__ = ["Decoded", "Decoder"]
 
 #: A count of drops beyond this is no count.
 _MAX_DROPPED = 10**12
-_MAX_CONTENT_TYPES = 64
+_BRACE = ord("{")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,15 @@ class Decoded:
     surplus_features: int
 
 
+class _Route(NamedTuple):
+    """What the headers of a record say: format, CloudEvents attributes, drops, or why they are refused."""
+
+    form: Format | None
+    attributes: dict[str, str] | None
+    dropped: int
+    error: tuple[DecodeReason, str] | None
+
+
 @dataclass(slots=True)
 class _Work:
     """What one call has found so far; indices are of `records`."""
@@ -70,6 +80,8 @@ class _Work:
     now_us: int
     rejects: list[tuple[int, int, Reject]] = field(default_factory=list)
     arrow: dict[SchemaPlan, list[tuple[int, pa.RecordBatch]]] = field(default_factory=dict)
+    fast_rows: list[Any] = field(default_factory=list)
+    fast_records: list[int] = field(default_factory=list)
     rows: list[Any] = field(default_factory=list)
     row_records: list[int] = field(default_factory=list)
     good: list[tuple[EventBatch, NDArray[np.intp]]] = field(default_factory=list)
@@ -82,17 +94,24 @@ class _Work:
 
 
 class Decoder:
-    """Decodes the records of partitions. For one thread; keeps only schemas and content types, bounded.
+    """Decodes the records of partitions. For one thread; keeps only schemas, bounded.
 
     Args:
         config: limits.
+        fields: the fields that are wanted besides the required ones; None for all. What is not wanted is
+            neither decoded nor checked, which saves its cost: embeddings and features are most of an event.
+
+    Raises:
+        ValueError: a field is not in the contract.
     """
 
-    def __init__(self, config: DecodeConfig) -> None:
+    def __init__(self, config: DecodeConfig, fields: Iterable[str] | None = None) -> None:
+        wanted = frozenset(FIELD_BY_NAME if fields is None else fields)
+        if unknown := wanted.difference(FIELD_BY_NAME):
+            raise ValueError(f"expected fields of the event contract, got {', '.join(sorted(unknown))}")
         self._config = config
-        self._arrow = ArrowReader(config)
-        self._rows = RowDecoder(config)
-        self._formats: dict[bytes, Format | None] = {}
+        self._arrow = ArrowReader(config, wanted)
+        self._rows = RowDecoder(config, wanted)
 
     def decode(self, records: Sequence[Record], now_us: int) -> Decoded:
         """Decode consecutive records of one partition.
@@ -106,34 +125,45 @@ class Decoder:
             its bad rows, each a reject of its own; when every row is bad the record is one reject.
         """
         work = _Work(records, now_us)
-        for index, record in enumerate(records):
-            try:
-                self._take(work, index, record)
-            except DecodeError as error:
-                work.refuse(index, error)
+        self._sort(work)
         for plan, entries in work.arrow.items():
             self._finish_arrow(work, plan, entries)
-        if work.rows:
-            self._finish_rows(work, work.rows, work.row_records)
+        for rows, indices in ((work.fast_rows, work.fast_records), (work.rows, work.row_records)):
+            if rows:
+                self._finish_rows(work, rows, indices)
         batch = self._join(work)
         work.rejects.sort(key=lambda found: found[:2])
         return Decoded(
             batch, [reject for _, _, reject in work.rejects], len(batch or ()), work.dropped, work.surplus
         )
 
-    def _take(self, work: _Work, index: int, record: Record) -> None:
-        """Sort one record to its format, and decode it as far as it can be alone."""
-        value = record.value
-        content_type, attributes = b"", None
-        for name, data in record.headers or ():
-            key = name.lower()
-            if key == CONTENT_TYPE_HEADER:
-                content_type = data
-            elif key == DROPPED_HEADER:
-                work.dropped += _dropped(data)
-            elif key.startswith("ce_"):
-                attributes = attributes or {}
-                attributes[key[3:]] = data
+    def _sort(self, work: _Work) -> None:
+        """Sort every record to its format, and decode it as far as it can be alone."""
+        headers: Any = ()
+        route, fast, stated = None, None, False
+        limit, fast_rows, fast_records = self._config.max_record_bytes, work.fast_rows, work.fast_records
+        for index, record in enumerate(work.records):
+            if route is None or record.headers != headers:
+                headers = record.headers
+                route = self._route(headers or ())
+                fast, stated = self._fast(route), route.form is not None
+            work.dropped += route.dropped
+            value = record.value
+            if fast is not None and value and len(value) <= limit and (stated or value[0] == _BRACE):
+                try:
+                    fast_rows.append(fast(value))
+                except FAST_ERRORS:
+                    pass
+                else:
+                    fast_records.append(index)
+                    continue
+            try:
+                self._take(work, index, value, route)
+            except DecodeError as error:
+                work.refuse(index, error)
+
+    def _take(self, work: _Work, index: int, value: bytes | None, route: _Route) -> None:
+        """One record by the general way."""
         if not value:
             raise DecodeError(DecodeReason.EMPTY, "the record has no value")
         if len(value) > self._config.max_record_bytes:
@@ -141,27 +171,40 @@ class Decoder:
             raise DecodeError(DecodeReason.TOO_LARGE, f"{len(value)} bytes: expected at most {limit}")
         if value[0] == 0 and len(value) > 4:
             raise DecodeError(DecodeReason.SCHEMA_REGISTRY, _registry_detail(value))
-        form = self._format(content_type) if content_type else None
-        form = form or format_of_bytes(value)
+        if route.error is not None:
+            raise DecodeError(*route.error)
+        form = route.form or format_of_bytes(value)
         if form is Format.ARROW:
             plan, batch = self._arrow.read(value)
             work.arrow.setdefault(plan, []).append((index, batch))
             return
-        if attributes and "specversion" in attributes:
-            row = self._rows.decode_binary(form, value, _texts(attributes))
+        if route.attributes is not None:
+            row = self._rows.decode_binary(form, value, route.attributes)
         else:
             row = self._rows.decode(form, value)
         work.rows.append(row)
         work.row_records.append(index)
 
-    def _format(self, content_type: bytes) -> Format | None:
-        try:
-            return self._formats[content_type]
-        except KeyError:
-            form = format_of_content_type(content_type)
-            if len(self._formats) < _MAX_CONTENT_TYPES:
-                self._formats[content_type] = form
-            return form
+    def _fast(self, route: _Route) -> Callable[[bytes], Any] | None:
+        if route.attributes is not None or route.error is not None:
+            return None
+        return self._rows.fast.get(route.form or Format.JSON)
+
+    def _route(self, headers: Iterable[tuple[str, bytes]]) -> _Route:
+        form, error, dropped = None, None, 0
+        attributes: dict[str, str] = {}
+        for name, data in headers:
+            key = name.lower()
+            if key == CONTENT_TYPE_HEADER:
+                try:
+                    form = format_of_content_type(data or b"")
+                except DecodeError as refused:
+                    error = refused.reason, refused.detail
+            elif key == DROPPED_HEADER:
+                dropped += _dropped(data)
+            elif key.startswith("ce_"):
+                attributes[key[3:]] = (data or b"").decode("utf-8", "replace")
+        return _Route(form, attributes if "specversion" in attributes else None, dropped, error)
 
     def _finish_arrow(self, work: _Work, plan: SchemaPlan, entries: list[tuple[int, pa.RecordBatch]]) -> None:
         gathered = self._arrow.gather(plan, entries)
@@ -212,6 +255,8 @@ class Decoder:
             self._finish_rows(work, rows[middle:], indices[middle:])
             return
         work.surplus += surplus
+        if rows is work.rows:
+            self._rows.learn(records.schema.names)
         batch, origin = EventBatch(records), np.array(indices, np.intp)
         faults = [
             *find_time_faults(batch, work.now_us, self._config),
@@ -265,11 +310,8 @@ def _dropped(data: bytes | None) -> int:
     """The count in a `mlmon-dropped` header; 0 where it is none."""
     if not data or len(data) > 13 or not data.isdigit():
         return 0
-    return min(int(data), _MAX_DROPPED)
-
-
-def _texts(attributes: dict[str, bytes]) -> dict[str, str]:
-    return {name: (data or b"").decode("utf-8", "replace") for name, data in attributes.items()}
+    count = int(data)
+    return count if count <= _MAX_DROPPED else 0
 
 
 def _registry_detail(value: bytes) -> str:

@@ -21,6 +21,7 @@ SCHEMA, DICTIONARY, BATCH = 1, 2, 3
 #: The end-of-stream mark.
 END = b"\xff\xff\xff\xff\x00\x00\x00\x00"
 
+_MAX_FRAMES = 4096
 _HEAD = struct.Struct("<Ii")
 _U32 = struct.Struct("<I")
 _I32 = struct.Struct("<i")
@@ -48,6 +49,8 @@ def read_frames(value: bytes) -> list[Frame]:
     if not value.endswith(END):
         raise _malformed("no end-of-stream mark: the record was cut short, or its writer not closed")
     while position < stop:
+        if len(frames) >= _MAX_FRAMES:
+            raise DecodeError(DecodeReason.TOO_LARGE, f"more than {_MAX_FRAMES} Arrow messages in one record")
         frame = read_frame(value, position)
         frames.append(frame)
         position = frame.end
@@ -67,7 +70,7 @@ def read_frame(value: bytes, position: int) -> Frame:
         marker, size = _HEAD.unpack_from(value, position)
         table_start = position + 8
         body = table_start + size
-        if marker != 0xFFFFFFFF or size < 8 or body > len(value):
+        if marker != 0xFFFFFFFF or size < 8 or size % 8 or body > len(value):
             raise _malformed(f"no Arrow message at byte {position}")
         table = table_start + _U32.unpack_from(value, table_start)[0]
         vtable = table - _I32.unpack_from(value, table)[0]

@@ -26,16 +26,20 @@ from mlmon.events.codecs.upcast import upcast
 from mlmon.events.schema import FIELDS, SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from mlmon.events.codecs.columns import Column
     from mlmon.events.codecs.config import DecodeConfig
     from mlmon.events.schema import Field
 
-__all__ = ["RowDecoder", "gather_rows"]
+__all__ = ["FAST_ERRORS", "RowDecoder", "gather_rows"]
+
+#: What the functions in `RowDecoder.fast` raise.
+FAST_ERRORS = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
-_WIDTH = len(FIELDS)
+_STEP = 128
 _FLOAT32_MAX = 3.4028234663852886e38
 _FLOAT32: Any = Annotated[float, Meta(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)]
 _FINITE: Any = Annotated[float, Meta(ge=-FLOAT_MAX, le=FLOAT_MAX)]
@@ -55,16 +59,46 @@ class _CloudEvent(msgspec.Struct):
 
 
 class RowDecoder:
-    """Decodes single events to objects with the contract's fields, then `schema_version` and `features`."""
+    """Decodes single events to objects with fields of the contract, `schema_version` and `features`.
 
-    def __init__(self, config: DecodeConfig) -> None:
+    There are two ways to the same end. `fast` decodes into a type that has only the fields seen so far,
+    which most events leave short. What it refuses goes through `decode`, which knows all fields and ignores
+    unknown ones, and `learn` widens the fast type; so the two differ in speed only.
+
+    Attributes:
+        fast: by format, a function from bytes to an event object; it raises on anything it is not sure of.
+    """
+
+    def __init__(self, config: DecodeConfig, fields: frozenset[str]) -> None:
+        self._config = config
         self._max_depth = config.max_depth
-        strict, relaxed = _event_type(config, required=True), _event_type(config, required=False)
+        self._closed = len(fields) == len(FIELDS)
+        self._seen = frozenset[str]() if self._closed else fields
+        self.fast: dict[Format, Callable[[bytes], Any]] = {}
+        if not self._closed:
+            self._set_fast()
+        strict, relaxed = _event_type(config, fields), _event_type(config, fields, required=False)
         self._strict, self._relaxed = strict, relaxed
         self._json: Any = msgspec.json.Decoder(strict)
         self._msgpack: Any = msgspec.msgpack.Decoder(strict)
         self._envelope = msgspec.json.Decoder(_CloudEvent)
         self._generic = msgspec.json.Decoder(), msgspec.msgpack.Decoder()
+
+    def learn(self, names: Iterable[str]) -> None:
+        """Let `fast` know these fields, of which it had to leave some to `decode`."""
+        if not self._closed:
+            return  # it knows all it is to know, and ignores the rest
+        seen = self._seen.union(names)
+        if seen != self._seen or not self.fast:
+            self._seen = seen
+            self._set_fast()
+
+    def _set_fast(self) -> None:
+        kind = _event_type(self._config, self._seen, closed=self._closed)
+        self.fast = {
+            Format.JSON: msgspec.json.Decoder(kind).decode,
+            Format.MSGPACK: msgspec.msgpack.Decoder(kind).decode,
+        }
 
     def decode(self, form: Format, value: bytes) -> Any:
         """One event of a record.
@@ -150,7 +184,7 @@ class RowDecoder:
             hint = "; send one event per record, or an Arrow stream" if isinstance(event, list) else ""
             got = type(event).__name__
             raise DecodeError(DecodeReason.WRONG_TYPE, f"expected an object, got {got}{hint}")
-        current = {key: item for key, item in upcast(event).items() if not _is_nan(item)}
+        current = _without_nan(upcast(event))
         try:
             return msgspec.convert(current, kind)
         except (msgspec.ValidationError, RecursionError) as third:
@@ -164,36 +198,54 @@ class RowDecoder:
 
 
 def gather_rows(rows: Sequence[Any], config: DecodeConfig) -> tuple[pa.RecordBatch, int]:
-    """One batch of decoded events, in order, and how many feature values had no room.
+    """One batch of decoded events of one type, in order, and how many feature values had no room.
 
     Raises:
         DecodeError: WRONG_TYPE, a value of some row cannot be made a column (base64, time).
     """
-    columns = list(zip(*map(msgspec.structs.astuple, rows), strict=True))
-    fields = dict(zip(_NAMES, columns, strict=True))
-    if fields["features"].count(None) != len(rows):
+    fields = _transpose(rows)
+    if _some(fields.get("features")):
         _split_features(fields)
     surplus = 0
     for name in ("numeric_features", "categorical_features"):
-        if fields[name].count(None) != len(rows):
+        if _some(fields.get(name)):
             fields[name], lost = _limit_names(fields[name], config)
             surplus += lost
     times = fields["event_time"]
     if not {int}.issuperset(map(type, times)):
-        fields["event_time"] = tuple(_micros(time) for time in times)
-    return columns_to_batch(build_columns(list(fields.values())[:_WIDTH], len(rows))), surplus
+        fields["event_time"] = [_micros(time) for time in times]
+    return columns_to_batch(build_columns(fields, len(rows))), surplus
+
+
+def _transpose(rows: Sequence[Any]) -> dict[str, Column]:
+    """Objects of one type to a list of values per field.
+
+    In steps: tuples of many rows at once would set off the garbage collector, and fall out of the cache.
+    """
+    columns: list[list[Any]] = [[] for _ in rows[0].__struct_fields__]
+    for start in range(0, len(rows), _STEP):
+        step = zip(*map(msgspec.structs.astuple, rows[start : start + _STEP]), strict=True)
+        for column, values in zip(columns, step, strict=True):
+            column.extend(values)
+    return dict(zip(rows[0].__struct_fields__, columns, strict=True))
+
+
+def _some(column: Column | None) -> bool:
+    return column is not None and column.count(None) < len(column)
 
 
 def _micros(time: int | datetime) -> int:
     return time if isinstance(time, int) else (time - _EPOCH) // _MICROSECOND
 
 
-def _split_features(fields: dict[str, tuple[Any, ...]]) -> None:
+def _split_features(fields: dict[str, Column]) -> None:
     """Sort the mixed `features` into numbers and strings; a name given twice keeps its specific value."""
     numbers, strings = [], []
-    for mixed, number, string in zip(
-        fields["features"], fields["numeric_features"], fields["categorical_features"], strict=True
-    ):
+    mixed_column = fields["features"]
+    none = [None] * len(mixed_column)
+    number_column = fields.get("numeric_features", none)
+    string_column = fields.get("categorical_features", none)
+    for mixed, number, string in zip(mixed_column, number_column, string_column, strict=True):
         if mixed is None:
             numbers.append(number)
             strings.append(string)
@@ -202,10 +254,10 @@ def _split_features(fields: dict[str, tuple[Any, ...]]) -> None:
         others = {name: value for name, value in mixed.items() if name not in texts}
         numbers.append(others | (number or {}))
         strings.append(texts | (string or {}))
-    fields["numeric_features"], fields["categorical_features"] = tuple(numbers), tuple(strings)
+    fields["numeric_features"], fields["categorical_features"] = numbers, strings
 
 
-def _limit_names(column: tuple[Any, ...], config: DecodeConfig) -> tuple[tuple[Any, ...], int]:
+def _limit_names(column: Column, config: DecodeConfig) -> tuple[Column, int]:
     """Keep the first `max_features` names; say how many values the others had."""
     present = [features for features in column if features]
     names = dict.fromkeys(chain.from_iterable(present))
@@ -216,22 +268,34 @@ def _limit_names(column: tuple[Any, ...], config: DecodeConfig) -> tuple[tuple[A
         return column, 0
     cut = [features and {k: v for k, v in features.items() if k in kept} for features in column]
     values = sum(v is not None for features in present for k, v in features.items() if k not in kept)
-    return tuple(cut), values
+    return cut, values
 
 
-def _event_type(config: DecodeConfig, *, required: bool) -> type:
+def _event_type(
+    config: DecodeConfig, only: frozenset[str], *, required: bool = True, closed: bool = False
+) -> type:
+    """The type to decode into.
+
+    Args:
+        config: limits.
+        only: the fields it has besides the required ones.
+        required: whether required fields must be there.
+        closed: whether anything else is refused, instead of ignored.
+    """
     fields: list[Any] = []
     for field in FIELDS:
         kind = _value_type(field, config)
-        fields.append((field.name, kind) if field.required and required else (field.name, kind | None, None))
+        if field.required and required:
+            fields.append((field.name, kind))
+        elif field.required or field.name in only:
+            fields.append((field.name, kind | None, None))
     label: Any = Annotated[str, Meta(max_length=config.max_label_length)]
     features: Any = dict[str, _FINITE | label | None]
     version: Any = Literal[SCHEMA_VERSION]
-    fields += [("schema_version", version, SCHEMA_VERSION), ("features", features | None, None)]
-    return msgspec.defstruct("FlatEvent", fields, kw_only=True, gc=False)
-
-
-_NAMES = (*(field.name for field in FIELDS), "schema_version", "features")
+    fields.append(("schema_version", version, SCHEMA_VERSION))
+    if closed or not only.isdisjoint(("numeric_features", "categorical_features")):
+        fields.append(("features", features | None, None))
+    return msgspec.defstruct("FlatEvent", fields, kw_only=True, gc=False, forbid_unknown_fields=closed)
 
 
 def _value_type(field: Field, config: DecodeConfig) -> Any:
@@ -274,8 +338,13 @@ def _depth(value: bytes) -> int:
     return deepest
 
 
-def _is_nan(value: Any) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+def _without_nan(event: dict[Any, Any]) -> dict[Any, Any]:
+    """Leave out gaps that a data frame wrote as not-a-number; a weight may not be one."""
+    return {
+        key: _without_nan(value) if isinstance(value, dict) else value
+        for key, value in event.items()
+        if key == "sampling_weight" or not (isinstance(value, float) and math.isnan(value))
+    }
 
 
 def _without_none(event: Any) -> dict[str, Any]:
