@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BASE := $(VENV)/.installed-base
 DEV := $(VENV)/.installed-dev
-BENCHMARKS := $(sort $(wildcard benchmarks/bench_*.py))
+BENCHMARKS := $(filter-out benchmarks/_%,$(sort $(wildcard benchmarks/*.py)))
 
 .PHONY: help setup demo test check format bench docs render clean
 
@@ -52,9 +52,8 @@ format: $(DEV) ## write the format, and repair what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: ARGS ?= --quick
-bench: $(DEV) ## run every benchmark, briefly; ARGS= runs them in full
-	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python "$$file" $(ARGS); done
+bench: $(DEV) ## run every benchmark, at the small size that each has by default
+	@set -e; for file in $(BENCHMARKS); do echo "== $$file"; $(BIN)/python "$$file"; done
 
 docs: $(DEV) ## write the generated pages: configuration, metrics, events
 	$(BIN)/python -m mlmon.cli.docs
