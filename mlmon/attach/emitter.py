@@ -8,7 +8,7 @@ one record. What is queued when the process is killed is lost; an orderly end (`
 lifespan) flushes.
 
 Why a thread and not a task of the event loop: parsing and tokenizing would make requests wait. The thread
-shares the interpreter lock with the requests, so it gives way every half millisecond.
+shares the interpreter lock with the requests, so it gives way every half millisecond while it keeps up.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 #: The thread works for this long, then lets go of the interpreter lock for a moment.
 SLICE_SECONDS = 0.0005
 PAUSE_SECONDS = 0.00005
+#: With more than this part of the queue in use it stops giving way: a busy server would starve it.
+POLITE_RATIO = 0.25
 #: After the first event the thread waits this long for more, so that it wakes once and not for each.
 GATHER_SECONDS = 0.05
 #: How long a thread that was told to give up gets for counting what it loses.
@@ -244,7 +246,7 @@ class Emitter:
             if batch is not None:
                 self._delivery.ship(batch)
                 self._keep_first_at_exit()
-            if now >= pause_at:
+            if now >= pause_at and len(self._queue) < self.config.queue_events * POLITE_RATIO:
                 time.sleep(PAUSE_SECONDS)
                 pause_at = time.monotonic() + SLICE_SECONDS
         for batch in self._packer.due(float("inf") if self._all_is_due() else time.monotonic()):

@@ -1,7 +1,7 @@
 """What a text looks like to a tokenizer: characters, words, tokens, and how many are unknown, cut or masked.
 
 Runs in the emitter's thread. The tokenizer is a copy of the server's own, so that neither disturbs the other;
-encoding happens without the interpreter lock.
+long texts are encoded without the interpreter lock.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
-    from tokenizers import Tokenizer
+    from tokenizers import Encoding, Tokenizer
 
 __all__ = ["CharacterStatistics", "HfTokenizerStatistics", "TextStatistics"]
+
+#: From this many characters on encoding is long enough to be worth letting go of the interpreter lock.
+LONG_CHARACTERS = 2000
 
 
 class TextStatistics(Protocol):
@@ -107,12 +110,10 @@ class HfTokenizerStatistics:
         Raises:
             TypeError: a text is not a string, or holds lone surrogates.
         """
-        if self._table.tells_words:
-            encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-            whole, words = [_array(e.ids) for e in encodings], None
-        else:
-            encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-            whole, words = [_array(e.ids) for e in encodings], [_array(e.word_ids) for e in encodings]
+        encodings = self._encode(texts)
+        whole = [_array(encoding.ids) for encoding in encodings]
+        told = self._table.tells_words
+        words = None if told else [_array(encoding.word_ids) for encoding in encodings]
         spans = [self._kept(len(ids)) for ids in whole]
         kept = [ids[span] for ids, span in zip(whole, spans, strict=True)]
         fields = _sums(self._table.count(*_join(kept)))
@@ -129,6 +130,16 @@ class HfTokenizerStatistics:
         if self._with_ids:
             fields["token_ids"] = [i for ids in kept for i in ids[~self._table.control_mask(ids)].tolist()]
         return fields
+
+    def _encode(self, texts: Sequence[str]) -> list[Encoding]:
+        if sum(map(len, texts)) < LONG_CHARACTERS:
+            # holds the interpreter lock, but wakes no threads
+            return [self._tokenizer.encode(text, add_special_tokens=False) for text in texts]
+        # of the two that let go of it, the fast one knows no word numbers
+        encode = (
+            self._tokenizer.encode_batch_fast if self._table.tells_words else self._tokenizer.encode_batch
+        )
+        return encode(list(texts), add_special_tokens=False)
 
     def _kept(self, length: int) -> slice:
         """Which tokens of a text are left after truncation."""
