@@ -66,6 +66,12 @@ the file. Secrets are not written in it: a key ending in `_env` names an environ
 secret, one ending in `_file` a file. Relative paths are taken from the working directory of the process.
 """
 
+_IN_CODE = """\
+## In the model server
+
+A model server is not configured by this file but in its own code, with these objects of `mlmon.attach`.
+"""
+
 
 def load_config(path: str | PathLike[str]) -> Config:
     """Read a configuration file.
@@ -128,5 +134,12 @@ def default_toml(source: SourceKind = "spool") -> str:
 
 
 def reference_markdown() -> str:
-    """The reference of every key, as Markdown."""
-    return f"{_INTRO}\n{render.markdown(Config)}"
+    """The reference of every key, as Markdown: the sidecar's file, then what a model server sets in code."""
+    # Only here: the sidecar itself needs none of what runs in a model server.
+    from mlmon.attach import EmitterConfig, TapConfig
+    from mlmon.attach.kafka_sink import KafkaSinkConfig
+    from mlmon.events.privacy import PrivacyConfig
+    from mlmon.sources.spool_writer import SpoolWriterConfig
+
+    in_code = (TapConfig, EmitterConfig, SpoolWriterConfig, KafkaSinkConfig, PrivacyConfig)
+    return f"{_INTRO}\n{render.markdown(Config)}\n{_IN_CODE}\n{render.markdown_of(in_code)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from mlmon.config.problems import Problem
@@ -54,6 +55,14 @@ def _impossible(config: Config) -> Iterator[Problem]:
             None,
             'missing; source.kind is "replay", but no files are named',
             'add  paths = ["events.jsonl"]  under [source.replay]',
+        )
+    spool, letters = config.source.spool.directory, config.dead_letters.directory
+    if config.source.kind == "spool" and os.path.normpath(spool) == os.path.normpath(letters):
+        yield Problem(
+            "dead_letters.directory",
+            f'"{letters}"',
+            "it is the spool directory (source.spool.directory), which is for events alone",
+            "name another directory",
         )
     if config.checkpoint_kind == "kafka" and config.source.kind == "kafka":
         yield from _own_topics(config)

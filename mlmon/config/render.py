@@ -9,13 +9,13 @@ from mlmon.config.describe import REQUIRED, expected, sections
 from mlmon.config.values import toml_key, toml_value
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     import msgspec
 
     from mlmon.config.describe import Key, Section
 
-__all__ = ["markdown", "toml"]
+__all__ = ["markdown", "markdown_of", "toml"]
 
 _WIDTH = 100
 
@@ -114,16 +114,23 @@ def markdown(config_type: type[msgspec.Struct]) -> str:
     """A table for every section: key, what it takes, default, meaning."""
     parts = []
     for section in sections(config_type):
-        if not section.keys:
-            continue
         name = ".".join(map(toml_key, section.path))
         title = f"[[{name}]]" if section.shape.kind == "list" else f"[{name}]"
-        parts.append(f"## `{title}`\n" if section.path else "## Top level\n")
-        parts.append(f"{section.description}\n")
-        parts.append("| key | takes | default | meaning |\n|---|---|---|---|")
-        parts.extend(_row(key) for key in section.keys)
-        parts.append("")
-    return "\n".join(parts)
+        parts.append(_keys(f"`{title}`" if section.path else "Top level", section))
+    return "\n".join(part for part in parts if part)
+
+
+def markdown_of(types: Iterable[type[msgspec.Struct]]) -> str:
+    """The same for configuration objects that are made in code, under their names."""
+    return "\n".join(_keys(f"`{cls.__name__}`", next(sections(cls)), level="###") for cls in types)
+
+
+def _keys(title: str, section: Section, level: str = "##") -> str:
+    if not section.keys:
+        return ""
+    rows = "\n".join(_row(key) for key in section.keys)
+    head = "| key | takes | default | meaning |\n|---|---|---|---|"
+    return f"{level} {title}\n\n{section.description}\n\n{head}\n{rows}\n"
 
 
 def _row(key: Key) -> str:

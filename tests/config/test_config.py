@@ -104,6 +104,10 @@ def test_a_kafka_checkpoint_needs_a_kafka_source() -> None:
             '[source]\nkind = "kafka"\nkafka.sasl_mechanism = "PLAIN"',
             r"source\.kafka: sasl_mechanism PLAIN needs sasl_username",
         ),
+        (
+            '[source.spool]\ndirectory = "/a/b"\n[dead_letters]\ndirectory = "/a/./b/"',
+            r"dead_letters\.directory = \"/a/./b/\": it is the spool directory",
+        ),
         ('[http]\nusername = "a"', r"http: expected username with exactly one of"),
     ],
 )
