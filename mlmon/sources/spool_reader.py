@@ -63,7 +63,7 @@ class SlotReader:
         """Read on from this offset; None means the oldest record, or the end as it is now."""
         self.close()
         self._lost = 0
-        end = self.end_offset()
+        end = self.end_offset() if latest or offset is not None else None
         if offset is None and latest:
             offset = end
         elif offset is not None and end is not None and offset > end:
@@ -268,6 +268,9 @@ class SlotReader:
                 return False
             records.append(_corrupt(offset, -1, raw, f"{size} bytes are not a frame"))
             self.next_offset = offset + 1
+        _LOG.warning(
+            "%s: %d bytes at %d of segment %d are not a frame", self._slot, size, self._pos, self._base
+        )
         self._pos = end
         self._buf, self._at = b"", 0
         return True

@@ -74,6 +74,15 @@ def test_more_letters_than_fit_at_once_keep_the_newest(make, tmp_path):
     assert 0 < 1000 - removed < 70
 
 
+def test_a_letter_larger_than_everything_is_kept_while_it_is_the_newest(make, tmp_path):
+    letters = make(max_bytes=8192)
+    for n in range(3):
+        letters.append([letter(n, b"z" * 30_000)])
+        letters.trim()
+        assert kept(tmp_path) == [n]
+    assert letters.removed == 2
+
+
 def test_what_was_not_committed_is_cut_off_over_files(make, tmp_path):
     letters = make(file_bytes=4096)
     state = letters.append([letter(n, b"y" * 100) for n in range(20)])

@@ -121,6 +121,23 @@ def test_a_failed_commit_leaves_neither_state_nor_letters(make, tmp_path):
     assert offsets(tmp_path) == [0, 1]
 
 
+def test_an_interrupt_in_a_commit_leaves_nothing_of_it(make, tmp_path, monkeypatch):
+    one = make()
+    one.write([PartitionChange("p", 1, {b"k": b"1"})], [letter(0)])
+
+    class Interrupted(dict[bytes, bytes]):
+        def items(self):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        one.write(
+            [PartitionChange("p", 2, {b"k": b"2"}), PartitionChange("q", 2, Interrupted())], [letter(1)]
+        )
+    assert one.load("p") == Stored(1, {b"k": b"1"})
+    one.write([PartitionChange("p", 2, {})], [letter(1)])
+    assert offsets(tmp_path) == [0, 1]
+
+
 @pytest.mark.parametrize("name", ["checkpoint.db", "checkpoint.db.lock"])
 def test_files_removed_from_under_it_fence_it(make, tmp_path, name):
     one = make()

@@ -137,11 +137,11 @@ def test_any_position_can_be_gone_on_from(tmp_path, suffix, position):
 
 
 def test_files_are_merged_by_event_time(tmp_path):
-    write_lines(tmp_path / "b-first.jsonl", events(2000))  # 0 to 2 s
-    write_lines(tmp_path / "a-later.jsonl", events(2000, 4_000_000))  # 4 to 6 s
-    write_columns(tmp_path / "c-both.parquet", events(60, 0, 100_000), 1000)  # 0 to 6 s
+    write_lines(tmp_path / "b-first.jsonl", events(2000, 0, 50_000))  # 0 to 100 s
+    write_lines(tmp_path / "a-later.jsonl", events(2000, 200_000_000, 50_000))  # 200 to 300 s
+    write_columns(tmp_path / "c-both.parquet", events(60, 0, 5_000_000), 1000)  # 0 to 300 s
     newest, count = -1, 0
-    source = opened(tmp_path / "*", max_records=50, batch_rows=1)
+    source = opened(tmp_path / "*", max_records=200, batch_rows=1)
     while not source.finished:
         times = [
             rows_of(record)["event_time"].cast(pa.int64())[0].as_py()
@@ -150,11 +150,11 @@ def test_files_are_merged_by_event_time(tmp_path):
             for chunk in source.poll(0).chunks
             for record in chunk.records
         ]
-        assert min(times, default=newest) > newest - 1_100_000
+        assert min(times, default=newest) > newest - 1_300_000
         newest = max(newest, *times)
         count += len(times)
     source.close()
-    assert (newest, count) == (START_US + 4_000_000 + 1_999_000, 4060)
+    assert (newest, count) == (START_US + 200_000_000 + 1999 * 50_000, 4060)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])

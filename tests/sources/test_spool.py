@@ -198,16 +198,47 @@ def test_what_is_appended_is_seen_at_once(spool, writer, tailer, fsync):
     one.flush()
 
 
-def test_a_flooding_slot_does_not_starve_the_others(spool, writer, tailer):
-    flood, quiet = writer(), writer()
-    for n in range(1000):
-        flood.append(b"%d" % n)
-    quiet.append(b"only")
-    follow = tailer(spool, max_records=10)
-    for _ in range(4):
+def test_every_slot_gets_its_share_of_a_poll(spool, writer, tailer):
+    for one in (writer(), writer(), writer()):
+        for n in range(1000):
+            one.append(b"%03d" % n + b"." * 57)
+    for bounds in ({"max_records": 12}, {"max_bytes": 4096}):
+        follow = tailer(spool, **bounds)
         follow.poll(0)
-    assert follow.values["slot-1"] == [b"only"]
-    assert len(follow.values["slot-0"]) < 40
+        for polls in range(1, 10):
+            follow.poll(0)
+            read = [len(follow.offsets[f"slot-{n}"]) for n in range(3)]
+            assert max(read) - min(read) <= polls
+            assert min(read) >= 4 * polls
+
+
+def test_records_as_large_as_the_bound_come_from_every_slot(spool, writer, tailer):
+    for one in (writer(), writer()):
+        for _ in range(10):
+            one.append(b"." * 4000)
+    follow = tailer(spool, max_bytes=4096)
+    for _ in range(7):
+        follow.poll(0)
+    assert {len(offsets) for offsets in follow.offsets.values()} == {3}
+
+
+def test_a_fault_within_a_slot_forgets_nothing_before_it(spool, writer, tailer):
+    one = writer(segment_bytes=4096)
+    for n in range(20):
+        one.append(b"%02d" % n + b"." * 300)
+    follow = tailer(spool)
+    follow.poll(0)
+    second = list_segments(spool / "slot-0")[1]
+    path = segment_path(spool / "slot-0", second)
+    path.rename(spool / "kept")
+    path.symlink_to(path)  # cannot be opened
+    follow.poll(0)
+    assert follow.offsets["slot-0"] == list(range(second))
+    with pytest.raises(SourceError, match="cannot be read"):
+        follow.poll(0)
+    path.unlink()
+    (spool / "kept").rename(path)
+    assert follow.drain().offsets["slot-0"] == list(range(20))
 
 
 def test_waiting_costs_next_to_nothing(spool, writer):

@@ -86,6 +86,18 @@ def test_a_frame_inside_a_payload_is_not_taken_for_a_record(tmp_path, tailer):
     assert follow.corrupt[SLOT] == [1]
 
 
+def test_garbage_between_frames_takes_nobodys_place(tmp_path, tailer):
+    append(tmp_path, b"a", b"b")
+    path = segment_path(tmp_path / SLOT, 0)
+    data = path.read_bytes()
+    second = data.index(MAGIC, 1)
+    path.write_bytes(data[:second] + b"\xab" * 500 + data[second:])
+    append(tmp_path, b"c")
+    follow = tailer(tmp_path).drain()
+    assert follow.values[SLOT] == [b"a", b"b", b"c"]
+    assert (follow.corrupt, follow.lost[SLOT]) == ({}, 0)
+
+
 def test_zeros_where_a_power_failure_left_them(tmp_path, tailer):
     append(tmp_path, b"a", b"b")
     with segment_path(tmp_path / SLOT, 0).open("ab") as file:
