@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Warnings are errors, but these two are kafka-python's own and harmless."""
+    """Warnings are errors, but these are kafka-python's own and harmless."""
     for line in (
         "ignore:(read_text|open_text) is deprecated:DeprecationWarning",  # while it is imported
         "ignore:unclosed <socket.*laddr=.'0.0.0.0':ResourceWarning",  # a connection that was refused
+        "ignore:unclosed <ssl.SSLSocket:ResourceWarning",  # a handshake that failed
     ):
         config.addinivalue_line("filterwarnings", line)
 

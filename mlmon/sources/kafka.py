@@ -181,6 +181,9 @@ class KafkaSource:
         except LogTruncationError as error:
             self._skip_lost(error.divergent_offsets)
             found = {}
+        except SourceError as error:
+            self._fail(error)
+            raise
         except Exception as error:  # whatever comes out of poll, the consumer is not to be used again
             self._fail(error)
             raise SourceError(f"reading {self._where()} failed ({reason(error)}); joining again") from error
@@ -263,9 +266,18 @@ class KafkaSource:
         }
         consumer = open_client(KafkaConsumer, settings)
         self._members.bind(consumer)
-        consumer.subscribe(list(config.topics), listener=listener)
         self._consumer = consumer
+        consumer.subscribe(list(config.topics), listener=listener)
+        self._await_topics(consumer)
         return consumer
+
+    def _await_topics(self, consumer: KafkaConsumer) -> None:
+        """Wait until the client knows the topics: a leader that does not know one assigns nothing of it."""
+        deadline = time.monotonic() + self._config.connect_timeout_seconds
+        while missing := [t for t in self._config.topics if not consumer._cluster.partitions_for_topic(t)]:
+            if time.monotonic() > deadline:
+                raise SourceError(f"there is no topic {', '.join(missing)}, or this user may not see it")
+            time.sleep(0.01)
 
     def _watched_poll(
         self, consumer: KafkaConsumer, max_wait_seconds: float
@@ -273,7 +285,7 @@ class KafkaSource:
         with self._watchdog.over(consumer):
             started = time.monotonic()
             found: dict[TopicPartition, list[Record]] = consumer.poll(timeout_ms=max_wait_seconds * 1000)
-            while not found and consumer.group_metadata().state == MemberState.REBALANCING:
+            while _joining(consumer) and not found:
                 left = started + max(max_wait_seconds, SETTLE_SECONDS) - time.monotonic()
                 if left <= 0:
                     break
@@ -369,3 +381,15 @@ class KafkaSource:
     def _where(self) -> str:
         config = self._config
         return f"{', '.join(config.topics)} at {', '.join(config.bootstrap_servers)}"
+
+
+def _joining(consumer: KafkaConsumer) -> bool:
+    """Whether a join is under way; if so, see to it that the next poll takes it up again.
+
+    kafka-python 3.0.12 forgets a join that new metadata caused and that outlasted its poll: it would wait for
+    ever, without heartbeats, in no group.
+    """
+    if consumer.group_metadata().state != MemberState.REBALANCING:
+        return False
+    consumer._coordinator.request_rejoin()
+    return True
