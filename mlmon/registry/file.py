@@ -143,7 +143,7 @@ def _stamp(path: Path) -> _Stamp:
     except OSError as error:
         raise ConfigError(
             f"version registry {path}: expected a readable file, got: {error.strerror}: create it, or remove "
-            "registry.file from the configuration"
+            "registry.versions_file from the configuration"
         ) from error
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 

@@ -110,7 +110,9 @@ def test_a_first_file_that_is_wrong_says_what_and_where(path: Path, text: str, w
 
 
 def test_a_first_file_that_is_not_there_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"none.toml.*No such file.*create it, or remove registry.file"):
+    with pytest.raises(
+        ConfigError, match=r"none.toml.*No such file.*create it, or remove registry.versions_file"
+    ):
         VersionRegistry(tmp_path / "none.toml")
     broken = tmp_path / "x.json"
     broken.write_bytes(b"[" * 100_000)
