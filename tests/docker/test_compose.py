@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import stat
@@ -169,6 +170,26 @@ def test_the_sidecars_configuration_fits_the_stack() -> None:
     assert scrape["basic_auth"]["password_file"] == config.http.password_file
     assert Path(config.http.password_file or "").name in SERVICES["sidecar"]["secrets"]
     assert Path(config.http.password_file or "").name in SERVICES["prometheus"]["secrets"]
+
+
+def load_example() -> Any:
+    """examples/fastapi/app.py, imported from its file; importing it trains nothing."""
+    path = ROOT / "examples/fastapi/app.py"
+    spec = importlib.util.spec_from_file_location("mlmon_compose_example", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_example_sends_to_the_topic_that_the_sidecar_reads() -> None:
+    settings = load_example().Settings.from_environment(SERVICES["example"]["environment"])
+    config = load_config(DOCKER / "mlmon.toml")
+    assert settings.kafka == config.source.kafka.bootstrap_servers[0]
+    assert (settings.topic,) == config.source.kafka.topics
+    assert SERVICES["example"]["profiles"] == ["example"]
 
 
 def test_prometheus_takes_its_configuration() -> None:

@@ -16,6 +16,7 @@ MANIFEST = ROOT / "examples/kubernetes/sidecar.yaml"
 DOCUMENTS: list[dict[str, Any]] = [
     document for document in yaml.safe_load_all(MANIFEST.read_text(encoding="utf-8")) if document
 ]
+EXAMPLE = (ROOT / "examples/fastapi/app.py").read_text(encoding="utf-8")
 BY_NAME = {(document["kind"], document["metadata"]["name"]): document for document in DOCUMENTS}
 PODS = {
     name: document["spec"]["template"]["spec"]
@@ -117,6 +118,9 @@ def test_the_sidecar_outlives_the_server_and_does_not_take_it_out_of_service() -
         if mount["name"] == "spool"
     ]
     assert spools == [CONFIGS["mlmon-spool"].source.spool.directory] * 2
+    assert {item["name"]: item["value"] for item in server["env"]} == {"MLMON_EXAMPLE_SPOOL": spools[0]}
+    assert "(MLMON_EXAMPLE_SPOOL)" in EXAMPLE
+    assert f'@app.get("{server["readinessProbe"]["httpGet"]["path"]}")' in EXAMPLE
 
 
 def test_the_kafka_deployment_keeps_nothing_on_disk() -> None:

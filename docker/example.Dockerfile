@@ -1,0 +1,27 @@
+# The example text service of examples/fastapi, for the compose stack and the Kubernetes manifest. Build it from
+# the repository's root:
+#
+#   docker build --file docker/example.Dockerfile --tag mlmon-example .
+
+FROM python:3.12.11-slim-bookworm AS build
+WORKDIR /src
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY mlmon ./mlmon
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
+ && python -m venv --without-pip /opt/mlmon \
+ && wheel=$(ls /wheels/mlmon-*.whl) \
+ && pip --python /opt/mlmon/bin/python install --no-cache-dir --constraint constraints.txt "${wheel}[server]"
+
+FROM python:3.12.11-slim-bookworm
+RUN groupadd --gid 10001 mlmon \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /app --shell /usr/sbin/nologin mlmon
+COPY --from=build /opt/mlmon /opt/mlmon
+COPY examples/fastapi/app.py /app/app.py
+ENV PATH=/opt/mlmon/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+WORKDIR /app
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
+  CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/healthz', timeout=4)"]
+ENTRYPOINT ["uvicorn", "app:app", "--app-dir", "/app"]
+CMD ["--host", "0.0.0.0", "--port", "8000"]
