@@ -106,9 +106,9 @@ def gathers(records: list[LogRecord], per_record: int) -> Iterator[list[LogRecor
 
 def pipeline(records: list[LogRecord], per_record: int, expected: int) -> None:
     """Everything the sidecar does with records between the log and the checkpoint's disk."""
-    decoder = Decoder(DecodeConfig())
     monitors = build_monitors({name: entry.config() for name, entry in MONITORS.items()})
     engine = Engine(EngineConfig(), monitors, "bench")
+    decoder = Decoder(DecodeConfig(), engine.fields)
     engine.assign("p", 0, {}, 0.0)
     for part in gathers(records, per_record):
         decoded = decoder.decode(part, START + 10**12)
@@ -135,7 +135,7 @@ def main() -> None:
     )
     parser.add_argument("--events", type=int, default=200_000)
     count = parser.parse_args().events
-    events = make_events(count)
+    events = make_events(count, services=1)
     json_records = [record(i, encode_json(e), JSON_CONTENT_TYPE) for i, e in enumerate(events)]
     msgpack_records = [record(i, encode_msgpack(e), MSGPACK_CONTENT_TYPE) for i, e in enumerate(events)]
     values = [r.value for r in json_records]

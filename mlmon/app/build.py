@@ -17,6 +17,7 @@ from mlmon.engine import Engine
 from mlmon.errors import ConfigError
 from mlmon.events.codecs import Decoder
 from mlmon.monitors import Surroundings, build_monitors
+from mlmon.monitors.tokenizer import no_tables
 from mlmon.publish.http import Health, MetricsServer
 from mlmon.publish.prometheus import Snapshot, SnapshotCollector
 from mlmon.publish.readings import ReadingBoard
@@ -28,20 +29,21 @@ from mlmon.sources.spool import SpoolSource
 from mlmon.windows import NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from mlmon.checkpoint.base import Checkpoint
     from mlmon.clock import Clock
     from mlmon.config import Config
     from mlmon.engine import Published
-    from mlmon.monitors.base import Monitor, Sample
+    from mlmon.monitors.base import Monitor, Sample, SeriesKey, Summary
+    from mlmon.monitors.tokenizer import TokenCounter
     from mlmon.sources.base import Source
-    from mlmon.stats.tokens import TokenTable
 
 __all__ = ["Running", "build", "build_source", "open_for_reading", "owner_name", "token_tables"]
 
 #: Readings of windows older than this many windows before the newest are no longer shown.
 _SHOWN_WINDOWS = 10
+_END = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ def build(config: Config, clock: Clock | None = None) -> Running:
     sidecar = Sidecar(
         config.loop,
         source,
-        Decoder(config.decode),
+        Decoder(config.decode, engine.fields),
         engine,
         checkpoint,
         publisher.publish,
@@ -112,16 +114,15 @@ def build(config: Config, clock: Clock | None = None) -> Running:
         refresh=(lambda: None) if registry is None else (lambda: cast("None", registry.refresh())),
     )
     live: list[Callable[[], Iterable[Sample]]] = [
-        lambda: own_samples(sidecar.status, engine, clock, config.source.kind)
+        lambda: own_samples(sidecar.status, engine, clock, config.source.kind),
+        publisher.board.samples,
+        lambda: server.samples(),
     ]
     if registry is not None:
         live.append(registry.samples)
-    collector = SnapshotCollector(monitors, live)
-    publisher.collector = collector
-    health = _health(sidecar, source, config, clock)
-    return Running(
-        sidecar, source, engine, checkpoint, collector, MetricsServer(config.http, collector, health)
-    )
+    collector = publisher.collector = SnapshotCollector(monitors, live)
+    server = MetricsServer(config.http, collector, _health(sidecar, source, config, clock))
+    return Running(sidecar, source, engine, checkpoint, collector, server)
 
 
 def build_source(config: Config, clock: Clock) -> Source:
@@ -148,7 +149,7 @@ def open_for_reading(config: Config) -> Checkpoint:
     return _build_checkpoint(config, None, SystemClock())
 
 
-def token_tables(paths: dict[str, str]) -> Callable[[str, str], TokenTable | None]:
+def token_tables(paths: dict[str, str]) -> Callable[[str, str], TokenCounter | None]:
     """Look-up of token tables by model and version.
 
     Args:
@@ -157,9 +158,11 @@ def token_tables(paths: dict[str, str]) -> Callable[[str, str], TokenTable | Non
     Raises:
         ConfigError: a file cannot be read.
     """
+    if not paths:
+        return no_tables
     tables = {name: load_tokenizer(path).table for name, path in paths.items()}
 
-    def find(model: str, version: str) -> TokenTable | None:
+    def find(model: str, version: str) -> TokenCounter | None:
         return tables.get(f"{model}/{version}") or tables.get(model)
 
     return find
@@ -169,26 +172,29 @@ class _Publisher:
     """Turns what a commit made public into the next snapshot."""
 
     def __init__(self, monitors: Sequence[Monitor], engine: Engine, clock: Clock, config: Config) -> None:
-        self._board = ReadingBoard()
-        self._snapshot = Snapshot(counters={m.name: {} for m in monitors})
+        self.board = ReadingBoard()
+        self.collector: SnapshotCollector | None = None
+        self._counters: Mapping[str, Mapping[SeriesKey, Summary]] = {m.name: {} for m in monitors}
         self._engine = engine
         self._clock = clock
         self._shown_us = _SHOWN_WINDOWS * config.windows.size_us
-        self.collector: SnapshotCollector | None = None
+        self._shown_seconds = self._shown_us / 1e6 + config.windows.idle_timeout_seconds
+        self._newest = clock.monotonic()
 
     def publish(self, published: Published | None) -> None:
-        """Publish a commit; None keeps what there is."""
-        if published is None or self.collector is None:
-            return
-        self._board.add(published.readings)
+        """Publish a commit. None, when there was nothing to commit, only lets old readings go."""
+        if published is not None:
+            self._counters = published.counters
+            self.board.add(published.readings)
+            if published.readings:
+                self._newest = self._clock.monotonic()
         if self._engine.watermark_us != NEVER:
-            self._board.expire(self._engine.watermark_us - self._shown_us)
-        self._snapshot = Snapshot(
-            counters=published.counters,
-            readings=self._board.current(),
-            taken_at=self._clock.monotonic(),
-        )
-        self.collector.publish(self._snapshot)
+            self.board.expire(self._engine.watermark_us - self._shown_us)
+        if self._clock.monotonic() - self._newest > self._shown_seconds:
+            self.board.expire(_END)  # nothing closes any more: what stands there is no news
+        if self.collector is not None:
+            readings, now = self.board.current(), self._clock.monotonic()
+            self.collector.publish(Snapshot(self._counters, readings, taken_at=now))
 
 
 def _health(sidecar: Sidecar, source: Source, config: Config, clock: Clock) -> Callable[[], Health]:

@@ -21,17 +21,16 @@ def demo(seconds: float, port: int, stay: bool | None) -> int:
     from mlmon.demo.story import run_demo  # loads the tokenizers library, which no other command needs
 
     outcome = run_demo(seconds, port, stay=sys.stdout.isatty() if stay is None else stay)
-    before, after = outcome
+    after = outcome.after
+    unknown = [100 * (figures.unknown_ratio or 0.0) for figures in outcome]
+    wrong = [100 * (figures.mismatch_ratio or 0.0) for figures in outcome]
     click.echo(
-        f"unknown tokens {100 * (before.unknown_ratio or 0):.2f} % -> "
-        f"{100 * (after.unknown_ratio or 0):.2f} %, traffic on wrong versions {100 * (before.mismatch_ratio or 0):.0f} % -> "
-        f"{100 * (after.mismatch_ratio or 0):.0f} %, errors {after.errors:.0f}, "
-        f"dead letters {after.dead_letters:.0f}"
+        f"unknown tokens {unknown[0]:.2f} % -> {unknown[1]:.2f} %, "
+        f"traffic on wrong versions {wrong[0]:.0f} % -> {wrong[1]:.0f} %, "
+        f"errors {after.errors:.0f}, dead letters {after.dead_letters:.0f}"
     )
-    click.echo(
-        "the wrong tokenizer was seen" if outcome.seen else "the wrong tokenizer was NOT seen",
-        err=not outcome.seen,
-    )
+    verdict = "the wrong tokenizer was seen" if outcome.seen else "the wrong tokenizer was NOT seen"
+    click.echo(verdict, err=not outcome.seen)
     return 0 if outcome.seen else 1
 
 

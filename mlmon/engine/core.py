@@ -118,6 +118,14 @@ class Engine:
         return self._partitions
 
     @property
+    def fields(self) -> frozenset[str]:
+        """Optional event fields that the engine and its monitors read."""
+        own = {"model_version", "deployment", "sampling_weight"}
+        if self._config.series.segment_by:
+            own.add("segments")
+        return frozenset(own).union(*(monitor.fields for monitor in self._monitors))
+
+    @property
     def series_count(self) -> int:
         """Series kept at present."""
         return len(self._table)

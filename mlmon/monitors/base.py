@@ -124,6 +124,11 @@ class Monitor(Protocol):
 
     name: str
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """Optional event fields it reads; what no monitor reads is not decoded."""
+        ...
+
     def summary(self) -> Summary:
         """An empty summary with this monitor's parameters."""
         ...

@@ -212,6 +212,12 @@ class TokenizerMonitor:
         self._bounds = np.array(config.length_buckets_tokens)
         self._tables = tables
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """The counts, and the token ids only where a table can read them."""
+        counts = (*(name for name, _ in _SUMS), "sampling_weight")
+        return frozenset(counts if self._tables is no_tables else (*counts, "token_ids", "model_version"))
+
     def summary(self) -> TokenizerSummary:
         """An empty summary."""
         return TokenizerSummary(self._bounds, self._tables)

@@ -212,6 +212,7 @@ class TrafficMonitor:
     """
 
     name = "traffic"
+    fields = frozenset(("status", "batch_size", "trace_id", "sampling_weight", *_PART_FIELDS, *_GPU_FIELDS))
 
     def __init__(self, config: TrafficConfig) -> None:
         self._bounds = np.array(config.latency_buckets_seconds)

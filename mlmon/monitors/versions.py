@@ -73,6 +73,7 @@ class VersionsMonitor:
     """
 
     name = "versions"
+    fields = frozenset((*KINDS, "deployment", "sampling_weight"))
 
     def __init__(self, config: VersionsConfig, expected: ExpectedVersions = nothing_expected) -> None:
         self._limit = config.max_versions

@@ -51,6 +51,7 @@ class Count:
 
 class CountMonitor:
     name = "count"
+    fields = frozenset({"tokens"})
 
     def summary(self) -> Count:
         return Count()
