@@ -98,7 +98,8 @@ class KafkaSink:
             future = self._send(record)
             future.get(timeout=self._config.ack_seconds)
         except (MessageSizeTooLargeError, RecordListTooLargeError) as error:
-            self._under_way = None
+            # kafka-python 3.0 goes on failing whatever it is given after the broker refused a batch
+            self._discard(0.0)
             raise RefusedError(
                 f"a record of {len(record.value)} bytes is too large for {self._where()} ({reason(error)}): "
                 "lower record_bytes of the emitter, or raise max_request_bytes and message.max.bytes"
