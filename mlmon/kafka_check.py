@@ -51,9 +51,7 @@ def check_kafka(source: KafkaConfig, checkpoint: KafkaCheckpointConfig | None) -
     except ConfigError as error:
         return [Finding(False, "the connection to Kafka is not fully configured", str(error))]
     except (KafkaError, OSError) as error:
-        remedy = (
-            "start Kafka, or correct kafka.bootstrap_servers, and TLS and SASL if the brokers ask for them"
-        )
+        remedy = "start Kafka, or correct source.kafka.bootstrap_servers, TLS and SASL"
         return [Finding(False, f"no Kafka broker answers at {where} ({reason(error)})", remedy)]
     try:
         return list(_Check(admin, source, checkpoint).findings())
@@ -82,7 +80,7 @@ class _Check:
             yield Finding(True, f"Kafka {text} answers at {', '.join(self._source.bootstrap_servers)}", "")
         widths = []
         for topic in self._source.topics:
-            width, finding = self._topic(topic, {"READ"}, "create it, or correct kafka.topics")
+            width, finding = self._topic(topic, {"READ"}, "create it, or correct source.kafka.topics")
             widths.append(width)
             yield finding
         yield self._group()
@@ -94,7 +92,7 @@ class _Check:
         state = checkpoint.state_topic or f"{group}-mlmon-state"
         found, finding = self._topic(state, {"READ", "WRITE"}, None)
         if finding.ok and found and width and found != width:
-            remedy = "give it as many, or name another kafka.checkpoint state_topic"
+            remedy = "give it as many, or name another checkpoint.kafka.state_topic"
             finding = Finding(False, f"topic {state} has {found} partitions, the input has {width}", remedy)
         yield finding
         letters = checkpoint.dead_letter_topic or f"{group}-mlmon-dead-letters"

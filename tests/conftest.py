@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -29,6 +30,13 @@ def pytest_configure(config: pytest.Config) -> None:
         "ignore:unclosed <ssl.SSLSocket:ResourceWarning",  # a handshake that failed
     ):
         config.addinivalue_line("filterwarnings", line)
+
+
+def pytest_sessionfinish() -> None:
+    """Sockets that kafka-python dropped go now, with the filters above, and not after them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 def _broker_module() -> ModuleType:

@@ -55,24 +55,21 @@ META = b"meta"
 #: Looked at from the end of a peer's state partition: its last transaction ends with `meta` and a marker.
 TAIL_RECORDS = 8
 PEER_SECONDS = 2.0
+DECIDED_SECONDS = 1.0
 
 
 class KafkaCheckpointConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`[kafka_checkpoint]`: where state and dead letters are kept in Kafka."""
+    """`[checkpoint.kafka]`: where state and dead letters are kept in Kafka."""
 
     state_topic: Annotated[
-        str | None,
+        Annotated[str, msgspec.Meta(min_length=1, max_length=249)] | None,
         msgspec.Meta(
-            min_length=1,
-            max_length=249,
             description="Compacted topic of the state, created if missing. None: <group>-mlmon-state.",
         ),
     ] = None
     dead_letter_topic: Annotated[
-        str | None,
+        Annotated[str, msgspec.Meta(min_length=1, max_length=249)] | None,
         msgspec.Meta(
-            min_length=1,
-            max_length=249,
             description="Topic of records that could not be decoded, created if missing. None: "
             "<group>-mlmon-dead-letters.",
         ),
@@ -82,10 +79,8 @@ class KafkaCheckpointConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=T
         msgspec.Meta(ge=-1, le=32_767, description="Of topics that are created; -1: the brokers' default."),
     ] = -1
     transactional_id_prefix: Annotated[
-        str | None,
+        Annotated[str, msgspec.Meta(min_length=1, max_length=200)] | None,
         msgspec.Meta(
-            min_length=1,
-            max_length=200,
             description="Beginning of each sidecar's transactional id, for access-control lists. None: "
             "<group>-mlmon-.",
         ),
@@ -238,17 +233,15 @@ class KafkaCheckpoint:
         return Written(self._transactions.commit(records, offsets, membership))
 
     def scan(self) -> Iterator[tuple[str, Stored]]:
-        """Every partition as last committed; open transactions are not waited for.
+        """Every partition as last committed; nothing while there is no state topic.
+
+        A commit that has just returned is seen. A transaction that stays open is not waited for.
 
         Raises:
-            CheckpointError: the brokers do not answer, or there is no state topic.
+            CheckpointError: the brokers do not answer.
         """
-        count = self._topics.partitions([self.state_topic]).get(self.state_topic)
-        if count is None:
-            raise CheckpointError(
-                f"there is no topic {self.state_topic}: no sidecar of this group has run yet"
-            )
-        ends = self._topics.ends(self.state_topic, range(count), committed=True)
+        count = self._topics.partitions([self.state_topic]).get(self.state_topic, 0)
+        ends = self._decided_ends(range(count))
         deadline = time.monotonic() + self._config.load_timeout_seconds
         for number in range(count):
             tables = Tables()
@@ -284,6 +277,21 @@ class KafkaCheckpoint:
 
     # Inside
 
+    def _decided_ends(self, numbers: Sequence[int]) -> dict[int, int]:
+        """Ends of what is committed, once what was there at the call is decided, or a second later.
+
+        Brokers write the end of a transaction a moment after they have confirmed it.
+        """
+        if not numbers:
+            return {}
+        there = self._topics.ends(self.state_topic, numbers, committed=False)
+        deadline = time.monotonic() + DECIDED_SECONDS
+        while True:
+            ends = self._topics.ends(self.state_topic, numbers, committed=True)
+            if all(ends[n] >= there[n] for n in numbers) or time.monotonic() > deadline:
+                return ends
+            time.sleep(0.01)
+
     def _prepare(self) -> None:
         """Make sure of the topics, once.
 
@@ -296,7 +304,7 @@ class KafkaCheckpoint:
         missing = [topic for topic in self._inputs if topic not in inputs]
         if missing:
             raise CheckpointError(
-                f"there is no topic {', '.join(missing)}: create it, or correct kafka.topics"
+                f"there is no topic {', '.join(missing)}: create it, or correct source.kafka.topics"
             )
         wanted, replicas = max(inputs.values()), self._config.replication_factor
         self._topics.ensure(self.state_topic, wanted, replicas, self._state_settings())
@@ -306,7 +314,7 @@ class KafkaCheckpoint:
             raise CheckpointError(
                 f"topic {self.state_topic} has {found} partitions, expected {wanted}, as many as "
                 f"{', '.join(self._inputs)}: "
-                + ("add partitions to it" if found < wanted else "use another kafka_checkpoint.state_topic")
+                + ("add partitions to it" if found < wanted else "use another checkpoint.kafka.state_topic")
             )
         policy = self._topics.setting(self.state_topic, "cleanup.policy")
         if policy not in (None, "compact"):

@@ -46,7 +46,7 @@ MAX_BACKOFF_SECONDS = 5.0
 
 
 class KafkaConfig(KafkaConnection, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """`[kafka]`: which topics are read, as a member of which group."""
+    """`[source.kafka]`: which topics are read, as a member of which group."""
 
     topics: Annotated[
         tuple[str, ...], msgspec.Meta(min_length=1, description="Topics that carry events; all are read.")

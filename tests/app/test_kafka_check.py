@@ -28,7 +28,7 @@ def test_no_broker():
     config = KafkaConfig(bootstrap_servers=("127.0.0.1:1",), connect_timeout_seconds=0.3)
     ((what, remedy),) = bad(check_kafka(config, None))
     assert "no Kafka broker answers at 127.0.0.1:1" in what
-    assert "kafka.bootstrap_servers" in remedy
+    assert "source.kafka.bootstrap_servers" in remedy
 
 
 def test_a_missing_secret():
@@ -41,7 +41,7 @@ def test_a_missing_secret():
 def test_missing_topics_and_widths(kafka_broker):
     config = KafkaConfig(bootstrap_servers=(kafka_broker.bootstrap,), topics=("chk-none",), group="chk-none")
     assert bad(check_kafka(config, KafkaCheckpointConfig())) == [
-        ("there is no topic chk-none", "create it, or correct kafka.topics")
+        ("there is no topic chk-none", "create it, or correct source.kafka.topics")
     ]
     admin = kafka_broker.admin()
     assert not [topic for topic in admin.list_topics() if topic.startswith("chk-none")], (

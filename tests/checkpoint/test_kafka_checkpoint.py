@@ -274,8 +274,7 @@ def test_topics_that_do_not_fit_are_refused_with_a_remedy(kafka_broker, kafka_gr
     with contextlib.closing(reader(kafka_broker, ["cp-nowhere"], "cp-nowhere")) as nowhere:
         with pytest.raises(CheckpointError, match="there is no topic cp-nowhere"):
             nowhere.load("cp-nowhere-0")
-        with pytest.raises(CheckpointError, match="there is no topic cp-nowhere-mlmon-state"):
-            list(nowhere.scan())
+        assert list(nowhere.scan()) == []
         with pytest.raises(CheckpointError, match="for reading only"):
             nowhere.write([PartitionChange("cp-nowhere-0", 1, {})], [])
 
