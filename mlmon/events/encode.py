@@ -135,14 +135,21 @@ def encode_cloudevent(event: Event) -> bytes:
 
 
 def validate_event(event: Event) -> None:
-    """Check that an event can be encoded, so that one bad event does not cost its whole batch.
+    """Check that every field holds what `Event` says, so that one bad event does not cost its whole batch.
+
+    NumPy scalars and arrays count as what they hold. Values are not checked: the decoder does that.
 
     Raises:
-        DecodeError: WRONG_TYPE or MISSING_FIELD; the message names the field.
+        DecodeError: WRONG_TYPE, or MISSING_FIELD for a required field that is None; the message names the
+            field.
     """
     for field in FIELDS:
         if field.required and getattr(event, field.name) is None:
             raise DecodeError(DecodeReason.MISSING_FIELD, f"{field.name} is required, got None")
+    try:
+        msgspec.convert(msgspec.to_builtins(event, enc_hook=_plain), type(event))
+    except (msgspec.ValidationError, TypeError, ValueError) as error:
+        raise DecodeError(DecodeReason.WRONG_TYPE, str(error)) from None
     events_to_batch([event])
 
 

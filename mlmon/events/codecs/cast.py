@@ -135,8 +135,12 @@ def _checked(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, NDArray[np
         return array.cast(target), None
     except pa.ArrowInvalid:
         loose = array.cast(target, safe=False)
-        same = pc.equal(loose.cast(array.type, safe=False), array).fill_null(True)
-        return loose, np.flatnonzero(~same.to_numpy(zero_copy_only=False))
+        same = pc.equal(loose.cast(array.type, safe=False), array)
+        if _TYPES.is_unsigned_integer(array.type):
+            # What wraps to below zero would wrap back to the same.
+            same = pc.and_(same, pc.greater_equal(loose, pa.scalar(0, target)))
+        wrong = np.flatnonzero(~same.fill_null(True).to_numpy(zero_copy_only=False))
+        return loose, wrong
 
 
 def _to_integer_lists(array: pa.Array, target: pa.DataType) -> tuple[pa.Array, NDArray[np.intp] | None]:

@@ -87,6 +87,10 @@ def _numbers(dtype: type[np.generic], kind: pa.DataType, column: Column) -> pa.A
         values = np.fromiter(column, dtype, len(column))
     except TypeError:  # some are None, or no numbers at all
         return pa.array(column, kind)
+    if dtype is np.float64 and np.isnan(values).any():
+        return pa.array(
+            values, kind, from_pandas=True
+        )  # NumPy makes None and not-a-number one; both are a gap
     return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
 
 

@@ -25,6 +25,7 @@ from mlmon.events.codecs.formats import (
 )
 from mlmon.events.codecs.rejects import all_rows_reject, record_reject, row_reject
 from mlmon.events.codecs.rows import FAST_ERRORS, RowDecoder, gather_rows
+from mlmon.events.record import CORRUPT_HEADER
 from mlmon.events.schema import FIELD_BY_NAME
 
 if TYPE_CHECKING:
@@ -64,9 +65,10 @@ class Decoded:
 
 
 class _Route(NamedTuple):
-    """What the headers of a record say: format, CloudEvents attributes, drops, or why they are refused."""
+    """What the headers of a record say: its format, CloudEvents attributes, drops, and what is wrong."""
 
     form: Format | None
+    corrupt: str | None
     attributes: dict[str, str] | None
     dropped: int
     error: tuple[DecodeReason, str] | None
@@ -164,6 +166,8 @@ class Decoder:
 
     def _take(self, work: _Work, index: int, value: bytes | None, route: _Route) -> None:
         """One record by the general way."""
+        if route.corrupt is not None:
+            raise DecodeError(DecodeReason.CORRUPT_FRAME, route.corrupt)
         if not value:
             raise DecodeError(DecodeReason.EMPTY, "the record has no value")
         if len(value) > self._config.max_record_bytes:
@@ -186,12 +190,13 @@ class Decoder:
         work.row_records.append(index)
 
     def _fast(self, route: _Route) -> Callable[[bytes], Any] | None:
-        if route.attributes is not None or route.error is not None:
+        if route.attributes is not None or route.error is not None or route.corrupt is not None:
             return None
         return self._rows.fast.get(route.form or Format.JSON)
 
     def _route(self, headers: Iterable[tuple[str, bytes]]) -> _Route:
-        form, error, dropped = None, None, 0
+        form = corrupt = error = None
+        dropped = 0
         attributes: dict[str, str] = {}
         for name, data in headers:
             key = name.lower()
@@ -200,11 +205,13 @@ class Decoder:
                     form = format_of_content_type(data or b"")
                 except DecodeError as refused:
                     error = refused.reason, refused.detail
+            elif key == CORRUPT_HEADER:
+                corrupt = _text(data)
             elif key == DROPPED_HEADER:
                 dropped += _dropped(data)
             elif key.startswith("ce_"):
-                attributes[key[3:]] = (data or b"").decode("utf-8", "replace")
-        return _Route(form, attributes if "specversion" in attributes else None, dropped, error)
+                attributes[key[3:]] = _text(data)
+        return _Route(form, corrupt, attributes if "specversion" in attributes else None, dropped, error)
 
     def _finish_arrow(self, work: _Work, plan: SchemaPlan, entries: list[tuple[int, pa.RecordBatch]]) -> None:
         gathered = self._arrow.gather(plan, entries)
@@ -312,6 +319,10 @@ def _dropped(data: bytes | None) -> int:
         return 0
     count = int(data)
     return count if count <= _MAX_DROPPED else 0
+
+
+def _text(data: bytes | None) -> str:
+    return (data or b"").decode("utf-8", "replace")
 
 
 def _registry_detail(value: bytes) -> str:

@@ -43,7 +43,7 @@ def read_frames(value: bytes) -> list[Frame]:
     Raises:
         DecodeError: MALFORMED, the bytes are not a whole stream that ends with its end mark.
     """
-    frames = []
+    frames: list[Frame] = []
     position = 0
     stop = len(value) - len(END)
     if not value.endswith(END):

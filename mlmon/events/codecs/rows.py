@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from mlmon.events.codecs.config import DecodeConfig
     from mlmon.events.schema import Field
 
-__all__ = ["FAST_ERRORS", "RowDecoder", "gather_rows"]
+__all__ = ["FAST_ERRORS", "RowDecoder", "decode_error", "gather_rows"]
 
 #: What the functions in `RowDecoder.fast` raise.
 FAST_ERRORS = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
@@ -127,7 +127,7 @@ class RowDecoder:
         try:
             envelope = msgspec.convert(attributes, _CloudEvent)
         except msgspec.ValidationError as error:
-            raise _fault(error, "CloudEvents headers: ") from None
+            raise decode_error(error, "CloudEvents headers: ") from None
         return self._fill(self._relaxed_event(form, value), envelope)
 
     def _structured(self, value: bytes) -> Any:
@@ -135,7 +135,7 @@ class RowDecoder:
         try:
             envelope = self._envelope.decode(value)
         except (msgspec.MsgspecError, ValueError, RecursionError) as error:
-            raise _fault(error, "CloudEvents envelope: ") from None
+            raise decode_error(error, "CloudEvents envelope: ") from None
         form, data = Format.JSON, bytes(envelope.data)
         if envelope.data_base64 is not None:
             data = base64.b64decode(envelope.data_base64, validate=True)
@@ -170,16 +170,16 @@ class RowDecoder:
         try:
             return msgspec.convert(_without_none(event), self._strict)
         except msgspec.ValidationError as error:
-            raise _fault(error) from None
+            raise decode_error(error) from None
 
     def _slow(self, form: Format, value: bytes, kind: type, error: Exception) -> Any:
         """What the typed decode refused: an older version, a MessagePack gap written as NaN, or a fault."""
         if not isinstance(error, msgspec.ValidationError):
-            raise _fault(error) from None
+            raise decode_error(error) from None
         try:
             event = self._generic[form is Format.MSGPACK].decode(value)
         except (msgspec.MsgspecError, ValueError, TypeError, RecursionError) as second:
-            raise _fault(second) from None
+            raise decode_error(second) from None
         if not isinstance(event, dict):
             hint = "; send one event per record, or an Arrow stream" if isinstance(event, list) else ""
             got = type(event).__name__
@@ -188,7 +188,7 @@ class RowDecoder:
         try:
             return msgspec.convert(current, kind)
         except (msgspec.ValidationError, RecursionError) as third:
-            raise _fault(third) from None
+            raise decode_error(third) from None
 
     def _check_depth(self, value: bytes) -> None:
         # Counting is quick, and few records have so many brackets that they need the exact scan.
@@ -351,7 +351,7 @@ def _without_none(event: Any) -> dict[str, Any]:
     return {k: v for k, v in msgspec.structs.asdict(event).items() if v is not None}
 
 
-def _fault(error: Exception, where: str = "") -> DecodeError:
+def decode_error(error: Exception, where: str = "") -> DecodeError:
     """The typed error of what msgspec raised."""
     if isinstance(error, RecursionError):
         return DecodeError(DecodeReason.TOO_DEEP, f"{where}nested deeper than the interpreter's limit")
