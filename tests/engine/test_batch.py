@@ -1,0 +1,48 @@
+"""Views of a batch against plain Python."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlmon.events.batch import EventBatch, encode_strings
+
+VALUES = st.lists(st.sampled_from(["", "a", "b", "ab", "ba", "é", "aaaa", None]), min_size=1, max_size=12)
+
+
+@given(VALUES, st.integers(0, 11), st.integers(1, 12), st.booleans())
+def test_codes_say_what_the_column_says_whatever_its_offset(
+    values: list[str | None], start: int, repeat: int, alike: bool
+) -> None:
+    rows = [values[0]] * (len(values) * repeat) if alike else values * repeat
+    column = pa.array(rows, pa.string()).slice(min(start, len(rows) - 1))
+    codes, names = encode_strings(column, len(column), "none")
+    assert [names[code] for code in codes] == ["none" if v is None else v for v in column.to_pylist()]
+
+
+def test_slices_share_what_was_computed_and_missing_columns_cost_nothing() -> None:
+    batch = EventBatch(
+        pa.record_batch(
+            {
+                "event_time": pa.array([3, 1, 2], pa.timestamp("us", tz="UTC")),
+                "tokens": pa.array([1, None, 3], pa.int32()),
+                "sampling_weight": pa.array([None, 2.0, 3.0]),
+            }
+        )
+    )
+    assert batch.times().tolist() == [3, 1, 2]
+    tokens = batch.floats("tokens")
+    assert tokens is not None
+    part = batch.slice(1, 2)
+    view = part.floats("tokens")
+    assert view is not None
+    assert np.shares_memory(view, tokens)
+    assert np.isnan(view[0])
+    assert view[1] == 3
+    assert part.weights().tolist() == [2.0, 3.0]
+    assert batch.weights().tolist() == [1.0, 2.0, 3.0]
+    assert batch.floats("latency_seconds") is None
+    assert part.codes("service", "?")[1] == ["?"]
+    assert batch.take(np.array([2, 0])).times().tolist() == [2, 3]
