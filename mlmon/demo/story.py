@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -58,6 +59,10 @@ model = "{model}"
 model_version = "{version}"
 tokenizer_digest = "{digest}"
 """
+
+
+#: Widths of the values in a line, in the order of `_Screen._rows`; what comes after them is left out.
+_WIDTHS = (13, 2, 7, 5, 8, 1)
 
 
 class Outcome(NamedTuple):
@@ -128,8 +133,9 @@ class _Screen:
     def __init__(self, console: Console, metrics_url: str) -> None:
         self._console, self._url = console, metrics_url
         self._live: Live | None = None
-        self._last: Figures | None = None
+        self._recent: deque[Figures] = deque(maxlen=8)
         self._next_line = 0.0
+        self._told = ""
         self.phase = ""
 
     def __enter__(self) -> _Screen:
@@ -144,30 +150,38 @@ class _Screen:
 
     def show(self, figures: Figures) -> None:
         """Show a scrape."""
+        self._recent.append(figures)
         rows = list(self._rows(figures))
-        self._last = figures
         if self._live is not None:
-            table = Table(title=f"mlmon demo   {self._url}", caption=self.phase, min_width=64)
-            table.add_column("what")
-            table.add_column("now", justify="right")
-            for name, value in rows:
-                table.add_row(name, value)
-            self._live.update(table)
+            self._live.update(self._table(rows))
+        elif self.phase != self._told:
+            self._told = self.phase
+            self._console.print(f"\n{self.phase}")
         elif figures.at >= self._next_line:
             self._next_line = figures.at + 4
-            self._console.print(f"{self.phase}: " + ", ".join(f"{n} {v}" for n, v in rows), soft_wrap=True)
+            self._console.print(
+                "  ".join(
+                    f"{name} {value:>{width}}" for (name, value), width in zip(rows, _WIDTHS, strict=False)
+                )
+            )
+
+    def _table(self, rows: list[tuple[str, str]]) -> Table:
+        table = Table(title=f"mlmon demo   {self._url}", caption=self.phase, min_width=72)
+        table.add_column("what")
+        table.add_column("now", justify="right")
+        for name, value in rows:
+            table.add_row(name, value)
+        return table
 
     def _rows(self, now: Figures) -> Iterator[tuple[str, str]]:
-        last = self._last
-        rate = (
-            0.0 if last is None or now.at <= last.at else (now.requests - last.requests) / (now.at - last.at)
-        )
+        last = self._recent[0]
+        rate = (now.requests - last.requests) / (now.at - last.at) if now.at > last.at else 0.0
         yield "requests", f"{now.requests:,.0f} ({rate:.0f}/s)"
         yield "errors", f"{now.errors:,.0f}"
         yield "unknown tokens", _percent(now.unknown_ratio)
         yield "tokens per word", "-" if now.tokens_per_word is None else f"{now.tokens_per_word:.3f}"
-        yield "traffic on wrong versions", _percent(now.mismatch_ratio)
-        yield "tokenizers serving", "-" if now.tokenizers is None else f"{now.tokenizers:.0f}"
+        yield "wrong versions", _percent(now.mismatch_ratio)
+        yield "tokenizers", "-" if now.tokenizers is None else f"{now.tokenizers:.0f}"
         yield "behind", f"{now.lag_seconds:.1f} s"
         yield "dead letters", f"{now.dead_letters:,.0f}"
 
@@ -176,19 +190,20 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
-def run_demo(seconds: float, port: int, *, stay: bool) -> Outcome:
+def run_demo(seconds: float, port: int, *, stay: bool, console: Console | None = None) -> Outcome:
     """Run the demo.
 
     Args:
         seconds: length of each of the two phases, about.
         port: of /metrics; 0 chooses one.
         stay: go on until Ctrl-C after the story is told.
+        console: where to show it.
 
     Raises:
         SourceError: a part did not come up.
         MissingExtraError: FastAPI is not installed.
     """
-    console = Console()
+    console = console or Console()
     port = port or free_port()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlmon-demo-")))
