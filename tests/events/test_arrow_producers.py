@@ -190,8 +190,14 @@ def test_a_row_of_several_batches_is_numbered_through(kit: Any) -> None:
 
 
 def test_a_stream_without_events_is_none(kit: Any) -> None:
-    empty = pa.ipc.open_stream(kit.table(1)).schema.empty_table()
-    for value in (kit.stream(empty), kit.stream(pa.Table.from_batches(empty.to_batches() * 3))):
+    schema = pa.ipc.open_stream(kit.table(1)).schema
+    nothing = pa.RecordBatch.from_pylist([], schema=schema)
+    for batches in ([], [nothing], [nothing] * 3):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        value = sink.getvalue().to_pybytes()
         decoded = kit.decode(value)
         assert (decoded.batch, decoded.rejects, decoded.events) == (None, [], 0)
 

@@ -203,7 +203,7 @@ class ArrowReader:
         if len(plain) == 1:
             return plain[0]
         merged = pa.Table.from_batches(plain, plan.plain).combine_chunks().to_batches()
-        return merged[0] if merged else plan.plain.empty_table().to_batches()[0]
+        return merged[0] if merged else pa.RecordBatch.from_pylist([], schema=plan.plain)
 
 
 def _make_plan(prefix: bytes, schema: pa.Schema, fields: Sequence[Field], config: DecodeConfig) -> SchemaPlan:

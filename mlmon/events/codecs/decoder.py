@@ -283,6 +283,7 @@ class Decoder:
             return None
         batch = EventBatch.concat([batch for batch, _ in work.good])
         if len(work.good) > 1:
+            batch = EventBatch(batch.records.select([name for name in FIELD_BY_NAME if batch.has(name)]))
             batch, lost = _limit_features(batch, self._config.max_features)
             work.surplus += lost
             origin = np.concatenate([origin for _, origin in work.good])
