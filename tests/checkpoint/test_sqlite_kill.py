@@ -55,7 +55,8 @@ def test_every_commit_is_whole_or_absent_with_its_letters(tmp_path, synchronous,
         assert int(first) == last + 1
         time.sleep(pick.uniform(0, 0.04))  # a random moment, not a wait for something
         process.kill()
-        said = process.communicate()[0].split(b"\n")[:-1]
+        with process:  # closes and waits; communicate() would miss what readline has read ahead
+            said = process.stdout.read().split(b"\n")[:-1]
         told = int(said[-1]) if said else int(first)
         last = _check(tmp_path)
         assert last in (told, told + 1)
