@@ -17,7 +17,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Codes", "EventBatch"]
+__all__ = ["Codes", "EventBatch", "distinct_rows", "encode_strings"]
+
+#: Combined codes stay below this, so that one more column fits into 64 bits.
+_DENSE = 2**31
 
 Codes = tuple["NDArray[np.int32]", "list[str]"]
 
@@ -128,6 +131,35 @@ def encode_strings(column: pa.Array | None, length: int, default: str) -> Codes:
         indices = indices.fill_null(len(values))
         values = [*values, default]
     return indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False), values
+
+
+def distinct_rows(columns: Sequence[Codes], length: int) -> tuple[NDArray[np.intp], list[list[str]]]:
+    """Tell the combinations of some coded columns apart.
+
+    Returns:
+        (cells, rows): event i has the combination `rows[cells[i]]`. Rows can be equal where a column has a
+        value under two codes (an absent one and its explicit default).
+
+    Example:
+        >>> a, b = encode_strings(pa.array(["x", "y", "x"]), 3, ""), encode_strings(None, 3, "z")
+        >>> cells, rows = distinct_rows([a, b], 3)
+        >>> [rows[cell] for cell in cells]
+        [['x', 'z'], ['y', 'z'], ['x', 'z']]
+    """
+    combined = np.zeros(length, np.int64)
+    bound = 1
+    for codes, values in columns:
+        if len(values) == 1:
+            continue
+        if bound * len(values) > _DENSE:
+            combined = np.unique(combined, return_inverse=True)[1].astype(np.int64)
+            bound = int(combined.max()) + 1
+        combined = combined * len(values) + codes
+        bound *= len(values)
+    if bound == 1:
+        return np.zeros(length, np.intp), [[values[0] for _, values in columns]]
+    _, first, cells = np.unique(combined, return_index=True, return_inverse=True)
+    return cells, [[values[codes[row]] for codes, values in columns] for row in first.tolist()]
 
 
 def _only_value(column: pa.Array) -> str | None:

@@ -28,6 +28,7 @@ __all__ = [
     "decode_dictionaries",
     "feature_struct",
     "has_dictionary",
+    "is_ascii",
     "is_stringlike",
     "plain_type",
     "wrong_type",
@@ -57,6 +58,21 @@ def _is_time(kind: pa.DataType) -> bool:
 
 def _plain_string(kind: pa.DataType) -> bool:
     return is_stringlike(kind) and not _TYPES.is_dictionary(kind)
+
+
+def is_ascii(array: pa.Array) -> bool:
+    """Whether this is a string array of ASCII only with offsets in order: valid, and found out cheaply.
+
+    The array must have passed Arrow's quick validation.
+    """
+    if array.type != pa.string() or not len(array):
+        return False
+    _, offsets_buffer, data = array.buffers()
+    offsets = np.frombuffer(offsets_buffer, np.int32, len(array) + 1, array.offset * 4)
+    if (offsets[1:] < offsets[:-1]).any():
+        return False
+    first, last = int(offsets[0]), int(offsets[-1])
+    return first == last or int(np.frombuffer(data, np.uint8, last - first, first).max()) < 0x80
 
 
 def accepts(field: Field, kind: pa.DataType) -> bool:
