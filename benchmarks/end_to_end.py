@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from pipeline import START, make_events
 
-from mlmon.app.sidecar import LoopConfig, Sidecar
+from mlmon.app.sidecar import LoopConfig, Parts, Sidecar
 from mlmon.checkpoint.base import PartitionChange
 from mlmon.checkpoint.kafka import KafkaCheckpoint, KafkaCheckpointConfig
 from mlmon.clock import SystemClock
@@ -136,7 +136,7 @@ def sidecar(bootstrap: str, topic: str, _records: int, events: int) -> None:
     monitors = build_monitors({name: entry.config() for name, entry in MONITORS.items()})
     engine = Engine(EngineConfig(), monitors, "bench")
     decoder = Decoder(DecodeConfig(), engine.fields)
-    loop = Sidecar(LoopConfig(), source, decoder, engine, checkpoint, lambda _: None, AfterClock())
+    loop = Sidecar(LoopConfig(), Parts(source, decoder, engine, checkpoint, lambda _: None, AfterClock()))
     with closing(source), closing(checkpoint):
         deadline = time.monotonic() + READ_SECONDS
         while counted(engine) < events and time.monotonic() < deadline:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from mlmon.app.own import own_samples
-from mlmon.app.sidecar import Sidecar
+from mlmon.app.sidecar import Parts, Sidecar
 from mlmon.checkpoint.kafka import KafkaCheckpoint
 from mlmon.checkpoint.letters import DeadLetterFile
 from mlmon.checkpoint.sqlite import SqliteCheckpoint
@@ -103,16 +103,16 @@ def build(config: Config, clock: Clock | None = None) -> Running:
     source = build_source(config, clock)
     checkpoint = _build_checkpoint(config, source, clock)
     publisher = _Publisher(monitors, engine, clock, config)
-    sidecar = Sidecar(
-        config.loop,
+    parts = Parts(
         source,
         Decoder(config.decode, engine.fields),
         engine,
         checkpoint,
         publisher.publish,
         clock,
-        refresh=(lambda: None) if registry is None else (lambda: cast("None", registry.refresh())),
+        refresh=(lambda: None) if registry is None else registry.refresh,
     )
+    sidecar = Sidecar(config.loop, parts)
     live: list[Callable[[], Iterable[Sample]]] = [
         lambda: own_samples(sidecar.status, engine, clock, config.source.kind),
         publisher.board.samples,

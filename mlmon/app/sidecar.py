@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlmon.events.record import Record
     from mlmon.sources.base import Chunk, Lag, Polled, Source
 
-__all__ = ["LoopConfig", "Sidecar", "Status"]
+__all__ = ["LoopConfig", "Parts", "Sidecar", "Status"]
 
 log = logging.getLogger(__name__)
 
@@ -118,11 +118,11 @@ class Status:
     problem: str = ""
 
 
-class Sidecar:
-    """Runs a source through an engine into a checkpoint, and hands out what was committed.
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the loop connects.
 
-    Args:
-        config: of the loop.
+    Attributes:
         source: the log; nothing else may use it.
         decoder: bytes to batches.
         engine: counts.
@@ -132,25 +132,27 @@ class Sidecar:
         refresh: called once an interval, for files that may have changed.
     """
 
-    def __init__(  # noqa: PLR0913 - the one place where all parts meet
-        self,
-        config: LoopConfig,
-        source: Source,
-        decoder: Decodes,
-        engine: Engine,
-        checkpoint: Checkpoint,
-        publish: Callable[[Published | None], None],
-        clock: Clock,
-        refresh: Callable[[], None] = lambda: None,
-    ) -> None:
+    source: Source
+    decoder: Decodes
+    engine: Engine
+    checkpoint: Checkpoint
+    publish: Callable[[Published | None], None]
+    clock: Clock
+    refresh: Callable[[], object] = lambda: None
+
+
+class Sidecar:
+    """Runs a source through an engine into a checkpoint, and hands out what was committed."""
+
+    def __init__(self, config: LoopConfig, parts: Parts) -> None:
         self._config = config
-        self._source = source
-        self._decoder = decoder
-        self._engine = engine
-        self._checkpoint = checkpoint
-        self._publish = publish
-        self._clock = clock
-        self._refresh = refresh
+        self._source = parts.source
+        self._decoder = parts.decoder
+        self._engine = parts.engine
+        self._checkpoint = parts.checkpoint
+        self._publish = parts.publish
+        self._refresh = parts.refresh
+        self._clock = clock = parts.clock
         self._unloaded: dict[str, None] = {}
         self._letters: list[DeadLetter] = []
         self._letter_bytes = 0

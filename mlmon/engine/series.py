@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import msgspec
 import numpy as np
 
+from mlmon.events.batch import distinct_rows
 from mlmon.monitors.base import SeriesKey
 
 if TYPE_CHECKING:
@@ -20,13 +21,12 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mlmon.events.batch import Codes, EventBatch
+    from mlmon.events.batch import EventBatch
 
 __all__ = ["OTHER", "OTHER_SERIES", "SeriesConfig", "SeriesTable", "series_codes"]
 
 OTHER = "other"
 OTHER_SERIES = SeriesKey(OTHER, OTHER, OTHER, OTHER, OTHER)
-_DENSE = 2**31
 
 
 class SeriesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,43 +72,24 @@ def series_codes(batch: EventBatch, segment_by: tuple[str, ...]) -> tuple[NDArra
     Returns:
         (codes, keys): event i belongs to series `keys[codes[i]]`; keys are distinct.
     """
-    columns: list[Codes] = [
+    columns = [
         batch.codes("service"),
         batch.codes("model_name"),
         batch.codes("model_version"),
         batch.codes("deployment", "stable"),
         *(batch.segment(name) for name in segment_by),
     ]
-    combined = np.zeros(len(batch), np.int64)
-    bound = 1
-    for codes, values in columns:
-        if len(values) == 1:
-            continue
-        if bound * len(values) > _DENSE:
-            combined = np.unique(combined, return_inverse=True)[1].astype(np.int64)
-            bound = int(combined.max()) + 1
-        combined = combined * len(values) + codes
-        bound *= len(values)
-    if bound == 1:
-        return np.zeros(len(batch), np.intp), [_key(columns, 0, segment_by)]
-    _, first, inverse = np.unique(combined, return_index=True, return_inverse=True)
-    keys = [_key(columns, row, segment_by) for row in first.tolist()]
-    return _merge_equal(inverse, keys)
-
-
-def _key(columns: list[Codes], row: int, segment_by: tuple[str, ...]) -> SeriesKey:
-    parts = [values[codes[row]] for codes, values in columns]
-    segment = ",".join(f"{name}={value}" for name, value in zip(segment_by, parts[4:], strict=True))
-    return SeriesKey(parts[0], parts[1], parts[2], parts[3], segment)
-
-
-def _merge_equal(codes: NDArray[np.intp], keys: list[SeriesKey]) -> tuple[NDArray[np.intp], list[SeriesKey]]:
-    """Give equal keys one code: a null and an explicit default read the same but were coded apart."""
-    distinct = dict.fromkeys(keys)
-    if len(distinct) == len(keys):
+    codes, rows = distinct_rows(columns, len(batch))
+    keys = [_key(row, segment_by) for row in rows]
+    position = {key: index for index, key in enumerate(dict.fromkeys(keys))}
+    if len(position) == len(keys):
         return codes, keys
-    position = {key: index for index, key in enumerate(distinct)}
-    return np.array([position[key] for key in keys], np.intp)[codes], list(distinct)
+    return np.array([position[key] for key in keys], np.intp)[codes], list(position)
+
+
+def _key(row: list[str], segment_by: tuple[str, ...]) -> SeriesKey:
+    segment = ",".join(f"{name}={value}" for name, value in zip(segment_by, row[4:], strict=True))
+    return SeriesKey(row[0], row[1], row[2], row[3], segment)
 
 
 class SeriesTable:

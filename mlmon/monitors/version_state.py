@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from mlmon.errors import IncompatibleStateError
+from mlmon.events.batch import distinct_rows
 from mlmon.stats.counts import count_cells
 from mlmon.stats.pack import pack, unpack
 
@@ -43,7 +44,6 @@ _CHECKS = len(KINDS) + 3
 #: Longest version or digest kept: a SHA-512 in hex with its prefix fits.
 _MAX_LENGTH = 160
 _FIELDS = ("service", "model_name", "deployment", *KINDS)
-_DENSE = 2**31
 
 
 class Identity(NamedTuple):
@@ -146,7 +146,8 @@ class VersionsSummary:
         """Take in a batch."""
         if not len(batch):
             return
-        cells, values = _distinct(batch)
+        columns = [batch.codes(name, "stable" if name == "deployment" else "") for name in _FIELDS]
+        cells, values = distinct_rows(columns, len(batch))
         counts = count_cells(cells, batch.weights(), len(values))
         times = batch.times()
         first = np.full(len(values), np.iinfo(np.int64).max)
@@ -258,25 +259,6 @@ class VersionsSummary:
         summary.other = None if other is None else Tally(*other)
         summary.checks = checks
         return summary
-
-
-def _distinct(batch: EventBatch) -> tuple[NDArray[np.intp], list[list[str]]]:
-    """Each event's combination of `_FIELDS` as a cell, and the combinations; cells need not be distinct."""
-    columns = [batch.codes(name, "stable" if name == "deployment" else "") for name in _FIELDS]
-    combined = np.zeros(len(batch), np.int64)
-    bound = 1
-    for codes, values in columns:
-        if len(values) == 1:
-            continue
-        if bound * len(values) > _DENSE:
-            combined = np.unique(combined, return_inverse=True)[1].astype(np.int64)
-            bound = int(combined.max()) + 1
-        combined = combined * len(values) + codes
-        bound *= len(values)
-    if bound == 1:
-        return np.zeros(len(batch), np.intp), [[values[0] for _, values in columns]]
-    _, first, cells = np.unique(combined, return_index=True, return_inverse=True)
-    return cells, [[values[codes[row]] for codes, values in columns] for row in first.tolist()]
 
 
 def _rank(identity: Identity) -> bytes:

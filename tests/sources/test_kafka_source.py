@@ -291,7 +291,8 @@ def test_a_join_that_outlasts_its_poll_is_not_forgotten(log, source):
     deadline = time.monotonic() + 5
     while not coordinator.stable():
         assert time.monotonic() < deadline, "the join was forgotten"
-        one.poll(0.05)
+        for partition in one.poll(0.05).assigned:
+            one.seek(partition, 1)
     send(0, b"y")
     assert until(one, count(1))[0]["src-forgotten-0"][-1].value == b"y"
 
@@ -340,7 +341,7 @@ def test_no_broker_is_said_and_leaks_nothing():
     for _ in range(3):
         with pytest.raises(SourceError, match=r"127\.0\.0\.1:1"):
             poll_for_ever(one)
-    assert threading.active_count() == before
+    assert threading.active_count() <= before
     assert one.recreated == 0
     one.close()
 
