@@ -263,15 +263,16 @@ class Sidecar:
         if held is None:
             return
         records = chunks[0].records if len(chunks) == 1 else [r for c in chunks for r in c.records]
-        per_record = held.meta.events / held.meta.records if held.meta.records else _FIRST_GUESS
-        step = max(1, int(_BATCH_EVENTS / max(1.0, per_record)))
         lost = sum(chunk.lost for chunk in chunks)
-        for start in range(0, len(records), step):
-            stop = start + step
-            following = records[stop].offset if stop < len(records) else chunks[-1].next_offset
-            self._take(partition, records[start:stop], following, lost if start == 0 else 0)
         if not records:
             self._take(partition, (), chunks[-1].next_offset, lost)
+        start = 0
+        while start < len(records):
+            per_record = held.meta.events / held.meta.records if held.meta.records else _FIRST_GUESS
+            stop = start + max(1, int(_BATCH_EVENTS / max(1.0, per_record)))
+            following = records[stop].offset if stop < len(records) else chunks[-1].next_offset
+            self._take(partition, records[start:stop], following, lost if start == 0 else 0)
+            start = stop
 
     def _take(self, partition: str, records: Sequence[Record], next_offset: int, lost: int) -> None:
         now_us = self._clock.now_us()

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import logging
 import sys
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import click
 import msgspec
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from mlmon.config import load_config
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mlmon.config import Config, LogConfig
+    from mlmon.sources.replay import ReplaySource
 
-__all__ = ["config_option", "print_table", "read_config", "set_up_logging", "time_text"]
+__all__ = ["config_option", "print_table", "read_config", "reading_progress", "set_up_logging", "time_text"]
 
 config_option = click.option(
     "-c",
@@ -80,3 +83,23 @@ def set_up_logging(config: LogConfig) -> None:
     )
     logging.basicConfig(level=config.level.upper(), handlers=[handler], force=True)
     logging.getLogger("kafka").setLevel(max(logging.WARNING, logging.root.level))
+
+
+@contextmanager
+def reading_progress(source: ReplaySource) -> Iterator[Callable[[], bool]]:
+    """A bar of bytes read, on standard error; the callable moves it and answers False."""
+    columns = (
+        TextColumn("reading"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
+        task = bar.add_task("reading", total=None)
+
+        def advance() -> bool:
+            done, total = source.progress()
+            bar.update(task, completed=done, total=total)
+            return False
+
+        yield advance

@@ -13,7 +13,7 @@ import pyarrow as pa
 from mlmon.app.build import build_source
 from mlmon.app.letters import read_configured_letters
 from mlmon.app.transfer import open_sink, write_batch
-from mlmon.cli.common import config_option, print_table, read_config, time_text
+from mlmon.cli.common import config_option, print_table, read_config, reading_progress, time_text
 from mlmon.clock import SystemClock
 from mlmon.events.codecs import Decoder
 from mlmon.events.record import LogRecord
@@ -61,14 +61,17 @@ def emit(files: tuple[str, ...], config_path: str) -> int:
     sink = open_sink(config)
     written = refused = 0
     try:
-        for partition, records in _read(source):
-            decoded = decoder.decode(records, clock.now_us())
-            for reject in decoded.rejects:
-                refused += 1
-                if refused <= _LISTED:
-                    click.echo(f"{partition}: {_place(reject)}: {reject.reason}: {reject.detail}", err=True)
-            if decoded.batch is not None:
-                written += write_batch(sink, decoded.batch)
+        with reading_progress(source) as advance:
+            for partition, records in _read(source):
+                advance()
+                decoded = decoder.decode(records, clock.now_us())
+                for reject in decoded.rejects:
+                    refused += 1
+                    if refused <= _LISTED:
+                        where = f"{partition}: {_place(reject)}"
+                        click.echo(f"{where}: {reject.reason}: {reject.detail}", err=True)
+                if decoded.batch is not None:
+                    written += write_batch(sink, decoded.batch)
     finally:
         sink.close(30.0)
         source.close()

@@ -11,13 +11,11 @@ from typing import TYPE_CHECKING, cast
 
 import click
 import msgspec
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mlmon.app.build import build
 from mlmon.app.status import report
 from mlmon.checkpoint.sqlite import SqliteCheckpointConfig
-from mlmon.cli.common import config_option, read_config, set_up_logging
+from mlmon.cli.common import config_option, read_config, reading_progress, set_up_logging
 from mlmon.cli.status import show_report
 from mlmon.config import Config, LogConfig, SourceConfig, cautions, default_toml
 from mlmon.errors import ConfigError
@@ -98,7 +96,7 @@ def replay(
         running = build(config)
         if port is not None:
             click.echo(f"mlmon: metrics at {running.server.url}/metrics", err=True)
-        with _progress(cast("ReplaySource", running.source)) as advance:
+        with reading_progress(cast("ReplaySource", running.source)) as advance:
             running.run(lambda: advance() or stop())
         checkpoint = running.checkpoint
         found = report(checkpoint.scan())
@@ -108,26 +106,6 @@ def replay(
         show_report(found)
     if not found.partitions:
         raise ConfigError(f"no events were found in {', '.join(files)}: name files that hold some")
-
-
-@contextmanager
-def _progress(source: ReplaySource) -> Iterator[Callable[[], bool]]:
-    """A bar of bytes read; the callable moves it and answers False."""
-    columns = (
-        TextColumn("reading"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, transient=True, console=Console(stderr=True)) as bar:
-        task = bar.add_task("reading", total=None)
-
-        def advance() -> bool:
-            done, total = source.progress()
-            bar.update(task, completed=done, total=total)
-            return False
-
-        yield advance
 
 
 @click.command()
