@@ -2,8 +2,8 @@
 
     python benchmarks/memory.py [--events 3000000]
 
-Runs the decoder, the engine and all monitors over Arrow records in a loop with commits, and prints the resident
-set after every tenth of the way. 50 segments, windows of 60 s, one new model version for each million events.
+Runs the decoder, the engine and all monitors over Arrow records with commits, and prints the resident set
+after every tenth of the way. 50 segments, windows of 60 s, one new model version for each million events.
 """
 
 from __future__ import annotations
