@@ -120,7 +120,12 @@ class Status:
     waiting: int = 0
     split_series: int = 0
     open_windows: int = 0
-    problem: str = ""
+    problems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def problem(self) -> str:
+        """What keeps the loop from its work now, by part; empty when nothing does."""
+        return "; ".join(f"{part}: {text}" for part, text in list(self.problems.items()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,6 +220,7 @@ class Sidecar:
                 self.status.source_errors += 1
                 self._clock.sleep(min(1.0, self._config.gather_seconds))
                 return gathered
+            self.status.problems.pop("source", None)
             if polled.chunks and not gathered:
                 deadline = self._clock.monotonic() + self._config.gather_seconds
             self._reassign(polled, gathered)
@@ -255,7 +261,7 @@ class Sidecar:
                 self._clock.sleep(min(1.0, self._config.checkpoint_interval_seconds))
                 return
             del self._unloaded[partition]
-            self.status.problem = ""
+            self.status.problems.pop("checkpoint", None)
 
     def _count(self, partition: str, chunks: Sequence[Chunk]) -> None:
         """Decode what one partition brought, and count it, in batches that fit the processor's caches."""
@@ -326,7 +332,7 @@ class Sidecar:
             self._add(published)
         self._failed_in_a_row = 0
         if not self._unloaded:
-            self.status.problem = ""
+            self.status.problems.pop("checkpoint", None)
         self.status.last_commit = self._clock.monotonic()
         self.status.loaded, self.status.waiting = len(self._engine.partitions), len(self._unloaded)
         self.status.open_windows = self._engine.open_windows
@@ -378,7 +384,7 @@ class Sidecar:
         self.status.split_series = len(split)
 
     def _note_problem(self, part: str, error: Exception) -> None:
-        self.status.problem = f"{part}: {error}"
+        self.status.problems[part] = str(error)
         log.error("%s: %s", part, error)
 
 

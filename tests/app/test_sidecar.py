@@ -182,7 +182,11 @@ def test_a_source_that_fails_is_polled_again(
         return real(wait)
 
     monkeypatch.setattr(running.source, "poll", poll)
+    running.sidecar.step(0.01)
+    running.sidecar.commit()
+    assert running.sidecar.status.problem == "source: the disk hiccuped", "a commit does not hide it"
     settle(running, 10)
+    assert running.sidecar.status.problem == ""
     assert scraped(running, "mlmon_source_errors_total") == 2
     assert totals(running) == (1, 10, 0)
 
