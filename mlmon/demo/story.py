@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from rich.table import Table
 from mlmon.demo.figures import scrape
 from mlmon.demo.service import MODEL, SERVICE, VERSION, train_tokenizers
 from mlmon.demo.traffic import Traffic
-from mlmon.errors import SourceError
+from mlmon.errors import MissingExtraError, SourceError
 from mlmon.registry.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
@@ -203,6 +204,9 @@ def run_demo(seconds: float, port: int, *, stay: bool, console: Console | None =
         SourceError: a part did not come up.
         MissingExtraError: FastAPI is not installed.
     """
+    for package in ("fastapi", "uvicorn"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "server")
     console = console or Console()
     port = port or free_port()
     with ExitStack() as stack:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
 
+import pytest
+
 from mlmon.demo.corpus import docstring_sentences, labelled_queries, queries
+from mlmon.demo.story import run_demo
+from mlmon.errors import MissingExtraError
 
 
 def test_the_demo_sees_the_wrong_tokenizer_and_no_healthy_request_fails() -> None:
@@ -22,6 +27,13 @@ def test_the_demo_sees_the_wrong_tokenizer_and_no_healthy_request_fails() -> Non
     assert before < 1 < after
     assert (errors, letters) == (0, 0)
     assert re.search(r"metrics at http://127\.0\.0\.1:\d+/metrics", done.stdout)
+
+
+def test_without_the_extra_the_demo_names_the_line_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
+    with pytest.raises(MissingExtraError, match=r'pip install "mlmon\[server\]"'):
+        run_demo(1, 0, stay=False)
 
 
 def test_traffic_is_the_same_for_the_same_seed_and_mixes_both_kinds_of_text() -> None:
