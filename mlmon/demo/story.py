@@ -160,14 +160,12 @@ class _Screen:
             self._console.print(f"\n{self.phase}")
         elif figures.at >= self._next_line:
             self._next_line = figures.at + 4
-            self._console.print(
-                "  ".join(
-                    f"{name} {value:>{width}}" for (name, value), width in zip(rows, _WIDTHS, strict=False)
-                )
-            )
+            shown = zip(rows, _WIDTHS, strict=False)
+            line = "  ".join(f"{name} {value:>{width}}" for (name, value), width in shown)
+            self._console.print(line, soft_wrap=True)
 
     def _table(self, rows: list[tuple[str, str]]) -> Table:
-        table = Table(title=f"mlmon demo   {self._url}", caption=self.phase, min_width=72)
+        table = Table(title=f"mlmon demo   {self._url}", caption=self.phase, min_width=78)
         table.add_column("what")
         table.add_column("now", justify="right")
         for name, value in rows:
