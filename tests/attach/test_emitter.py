@@ -326,6 +326,7 @@ def test_a_full_disk_is_an_outage_not_an_error(tmp_path: Path, make_emitter: Any
     until(lambda: emitter.stats().sink_errors >= 2)
     spool.unlink()
     until(lambda: emitter.stats().sent_events == 1)
+    assert emitter.stats().dropped == 0
 
 
 def test_a_forked_child_starts_anew(make_emitter: Any, read_back: Any) -> None:

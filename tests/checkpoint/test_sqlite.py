@@ -46,8 +46,10 @@ def test_the_holder_of_the_lock_is_named(make):
 def test_the_lock_is_free_after_close(make):
     first = make()
     first.open()
+    with pytest.raises(LockedError):
+        make().open()
     first.close()
-    make().open()
+    assert make().load("p") is None
 
 
 def test_making_one_takes_no_lock_and_writes_nothing(make, tmp_path):
