@@ -34,7 +34,7 @@ $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 
 setup: $(DEV) ## make .venv with everything that development needs
 
-demo: $(BASE) ## watch a small text service and see a wrong tokenizer being found
+demo: $(BASE) ## watch a small text service, and see what goes wrong with it being found
 	@$(BIN)/mlmon demo $(ARGS)
 
 test: $(DEV) ## run every test; installs what is missing where it may; ARGS="-k spool" goes to pytest

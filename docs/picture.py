@@ -12,7 +12,7 @@ from pathlib import Path
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
-from mlmon.demo.story import run_demo
+from mlmon.demo.story import Options, run_demo
 
 
 def _without_remote_fonts() -> str:
@@ -23,7 +23,7 @@ def _without_remote_fonts() -> str:
 def main() -> None:
     """Run the demo, keep what it printed."""
     console = Console(record=True, width=128, file=io.StringIO(), force_terminal=False)
-    run_demo(16, 0, stay=False, console=console)
+    run_demo(Options(seconds=12), console)
     svg = console.export_svg(title="make demo", code_format=_without_remote_fonts())
     Path(__file__).with_name("demo.svg").write_text(svg)
 

@@ -7,6 +7,9 @@
     ├── CheckpointError         state that cannot be read or written
     │   ├── FencedError         somebody else owns the partitions now: drop state, start over
     │   └── LockedError         another sidecar holds the checkpoint
+    ├── BaselineError           a baseline that cannot be read, written, built or believed
+    ├── HistoryError            the history cannot be read or written
+    ├── RemoteError             a server that is managed (Grafana, Alertmanager) cannot be reached or refuses
     ├── IncompatibleStateError  summaries with different parameters cannot be merged
     └── MissingExtraError       an optional dependency is absent; names the pip line
 
@@ -18,15 +21,18 @@ from __future__ import annotations
 from enum import StrEnum
 
 __all__ = [
+    "BaselineError",
     "CheckpointError",
     "ConfigError",
     "DecodeError",
     "DecodeReason",
     "FencedError",
+    "HistoryError",
     "IncompatibleStateError",
     "LockedError",
     "MissingExtraError",
     "MlmonError",
+    "RemoteError",
     "SourceError",
 ]
 
@@ -84,6 +90,18 @@ class FencedError(CheckpointError):
 
 class LockedError(CheckpointError):
     """Another sidecar holds this checkpoint."""
+
+
+class BaselineError(MlmonError):
+    """A baseline cannot be read, written or built, or is not the one that its digest says."""
+
+
+class HistoryError(MlmonError):
+    """The history cannot be read or written. It never stops the loop: what is not written stays pending."""
+
+
+class RemoteError(MlmonError):
+    """A server that is managed, such as Grafana, cannot be reached or refuses what it is asked."""
 
 
 class IncompatibleStateError(MlmonError):

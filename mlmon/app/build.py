@@ -5,19 +5,29 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
+from mlmon.app.deliver import Delivery
 from mlmon.app.own import own_samples
 from mlmon.app.sidecar import Parts, Sidecar
+from mlmon.baseline.model import no_parameters
+from mlmon.baseline.store import BaselineStore
+from mlmon.catalog.drift import BASELINE, BASELINE_TIME
 from mlmon.checkpoint.kafka import KafkaCheckpoint
 from mlmon.checkpoint.letters import DeadLetterFile
 from mlmon.checkpoint.sqlite import SqliteCheckpoint
 from mlmon.clock import SystemClock
+from mlmon.drift.judge import Judge
 from mlmon.engine import Engine
 from mlmon.errors import ConfigError
 from mlmon.events.codecs import Decoder
+from mlmon.history.outbox import drift_fields, encode_window
+from mlmon.history.store import History
 from mlmon.monitors import Surroundings, build_monitors
+from mlmon.monitors.base import Sample
 from mlmon.monitors.tokenizer import no_tables
+from mlmon.monitors.versions import nothing_expected
 from mlmon.publish.http import Health, MetricsServer
 from mlmon.publish.prometheus import Snapshot, SnapshotCollector
 from mlmon.publish.readings import ReadingBoard
@@ -29,13 +39,13 @@ from mlmon.sources.spool import SpoolSource
 from mlmon.windows import NEVER
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from mlmon.checkpoint.base import Checkpoint
     from mlmon.clock import Clock
     from mlmon.config import Config
     from mlmon.engine import Published
-    from mlmon.monitors.base import Monitor, Sample, SeriesKey, Summary
+    from mlmon.monitors.base import Monitor, SeriesKey, Summary
     from mlmon.monitors.tokenizer import TokenCounter
     from mlmon.sources.base import Source
 
@@ -97,9 +107,18 @@ def build(config: Config, clock: Clock | None = None) -> Running:
         None if config.registry.versions_file is None else VersionRegistry(config.registry.versions_file)
     )
     tables = token_tables(config.registry.tokenizers)
-    surroundings = Surroundings(tables) if registry is None else Surroundings(tables, registry)
-    monitors = build_monitors(config.monitor_configs, surroundings)
-    engine = Engine(config.engine, monitors, owner_name())
+    baselines = load_baselines(config)
+    parameters = no_parameters if baselines is None else baselines.parameters
+    expected = nothing_expected if registry is None else registry
+    monitors = build_monitors(config.monitor_configs, Surroundings(tables, expected, parameters))
+    judge = None
+    if baselines is not None:
+        judge = Judge(baselines, config.alerts, config.drift, config.windows.size_seconds)
+    history = History(config.history, clock) if config.history.enabled else None
+    encode = None
+    if history is not None:
+        encode = partial(encode_window, fields=drift_fields(monitors, parameters))
+    engine = Engine(config.engine, monitors, owner_name(), judge, encode)
     source = build_source(config, clock)
     checkpoint = _build_checkpoint(config, source, clock)
     publisher = _Publisher(monitors, engine, clock, config)
@@ -111,18 +130,43 @@ def build(config: Config, clock: Clock | None = None) -> Running:
         publisher.publish,
         clock,
         refresh=(lambda: None) if registry is None else registry.refresh,
+        deliver=(lambda: None) if history is None else Delivery(engine, history, clock),
     )
     sidecar = Sidecar(config.loop, parts)
     live: list[Callable[[], Iterable[Sample]]] = [
         lambda: own_samples(sidecar.status, engine, clock, config.source.kind),
         publisher.board.samples,
+        lambda: publisher.pager,
         lambda: server.samples(),
     ]
     if registry is not None:
         live.append(registry.samples)
+    if baselines is not None:
+        covered = tuple(baseline_samples(baselines))
+        live.append(lambda: covered)
+    if history is not None:
+        live.append(lambda: history.samples(len(engine.outbox)))
     collector = publisher.collector = SnapshotCollector(monitors, live)
     server = MetricsServer(config.http, collector, _health(sidecar, source, config, clock))
     return Running(sidecar, source, engine, checkpoint, collector, server)
+
+
+def load_baselines(config: Config) -> BaselineStore | None:
+    """The configured baselines, or None where there are none.
+
+    Raises:
+        BaselineError: a file cannot be read, is damaged, or has a digest that is not expected.
+    """
+    if not config.baseline.files:
+        return None
+    return BaselineStore.load(config.baseline.files, config.baseline.digests)
+
+
+def baseline_samples(baselines: BaselineStore) -> Iterator[Sample]:
+    """Which baseline covers which service, model and version."""
+    for scope, held in baselines.scopes.items():
+        yield Sample(BASELINE, (*scope, baselines.digest_of(scope)), 1.0)
+        yield Sample(BASELINE_TIME, tuple(scope), held.last_us / 1e6)
 
 
 def build_source(config: Config, clock: Clock) -> Source:
@@ -173,6 +217,7 @@ class _Publisher:
 
     def __init__(self, monitors: Sequence[Monitor], engine: Engine, clock: Clock, config: Config) -> None:
         self.board = ReadingBoard()
+        self.pager: Sequence[Sample] = ()
         self.collector: SnapshotCollector | None = None
         self._counters: Mapping[str, Mapping[SeriesKey, Summary]] = {m.name: {} for m in monitors}
         self._engine = engine
@@ -188,6 +233,7 @@ class _Publisher:
             self.board.add(published.readings)
             if published.readings:
                 self._newest = self._clock.monotonic()
+        self.pager = self._engine.standing()
         if self._engine.watermark_us != NEVER:
             self.board.expire(self._engine.watermark_us - self._shown_us)
         if self._clock.monotonic() - self._newest > self._shown_seconds:

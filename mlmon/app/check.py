@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlmon.app.build import token_tables
+from mlmon.app.build import load_baselines, token_tables
 from mlmon.checkpoint.letters import DeadLetterFile
 from mlmon.checkpoint.sqlite import SqliteCheckpoint
 from mlmon.clock import SystemClock
@@ -27,6 +27,8 @@ __all__ = ["check"]
 def check(config: Config) -> Iterator[Finding]:
     """Findings one by one, as they are made; the slow ones (brokers) last."""
     yield from _files(config)
+    yield from _baselines(config)
+    yield from _history(config)
     yield _port(config)
     if config.checkpoint_kind == "sqlite":
         yield _sqlite(config)
@@ -54,6 +56,36 @@ def _files(config: Config) -> Iterator[Finding]:
             yield Finding(True, f"tokenizer of {name}: {tokenizer}", "")
         except ConfigError as error:
             yield Finding(False, f"tokenizer of {name} cannot be used", str(error))
+
+
+def _baselines(config: Config) -> Iterator[Finding]:
+    if not config.baseline.files:
+        yield Finding(True, "no baseline: drift is not judged (mlmon baseline build makes one)", "")
+        return
+    try:
+        store = load_baselines(config)
+    except MlmonError as error:
+        yield Finding(False, "a baseline cannot be used", str(error))
+        return
+    for scope, held in ({} if store is None else store.scopes).items():
+        name = " / ".join(part or "-" for part in scope)
+        judged = sum(r.blocks > 0 for part in held.segments.values() for r in part.fields.values())
+        yield Finding(True, f"baseline of {name}: {judged} fields can be judged", "")
+
+
+def _history(config: Config) -> Iterator[Finding]:
+    if not config.history.enabled:
+        return
+    directory = Path(config.history.directory)
+    there = next(path for path in (directory, *directory.parents) if path.exists())
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        yield Finding(True, f"history {directory} can be written", "")
+    else:
+        yield Finding(
+            False,
+            f"the history {directory} cannot be written: {there} is no directory this user may write to",
+            "name another history.directory, or set history.enabled = false",
+        )
 
 
 def _port(config: Config) -> Finding:

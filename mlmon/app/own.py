@@ -40,7 +40,8 @@ def _counters(status: Status, engine: Engine) -> Iterator[Sample]:
     tallies = list(status.tallies.items())
     for what, metric in _BY_PARTITION.items():
         yield from _bounded(metric, ((name, float(tally[what, ""])) for name, tally in tallies), sum)
-    overflow: dict[str, float] = dict.fromkeys(("series", "segment", "feature", "window", "partition"), 0.0)
+    kinds = ("series", "segment", "feature", "window", "partition", "history")
+    overflow: dict[str, float] = dict.fromkeys(kinds, 0.0)
     reasons: dict[str, float] = defaultdict(float)
     dropped = 0
     for _, tally in tallies:

@@ -35,6 +35,9 @@ log = logging.getLogger(__name__)
 #: Events counted in one go. Measured: below 2,000 the fixed cost of a pass shows, above 16,000 each column
 #: outgrows the caches and the cost of an event doubles (`benchmarks/pipeline.py --gather`).
 _BATCH_EVENTS = 8_192
+#: Each series in a pass costs some milliseconds whatever it brings, so with many series a pass has more
+#: events: as many times more as there are times this many series, and no more than `_MOST_TIMES`.
+_SERIES_TO_A_BATCH, _MOST_TIMES = 6, 8
 #: Events a record is taken to hold before any was seen.
 _FIRST_GUESS = 256.0
 
@@ -140,6 +143,7 @@ class Parts:
         publish: called with what a commit made public, and after each idle interval with None.
         clock: time.
         refresh: called once an interval, for files that may have changed.
+        deliver: called after each commit, for what leaves the state only then.
     """
 
     source: Source
@@ -149,6 +153,7 @@ class Parts:
     publish: Callable[[Published | None], None]
     clock: Clock
     refresh: Callable[[], object] = lambda: None
+    deliver: Callable[[], object] = lambda: None
 
 
 class Sidecar:
@@ -162,6 +167,7 @@ class Sidecar:
         self._checkpoint = parts.checkpoint
         self._publish = parts.publish
         self._refresh = parts.refresh
+        self._deliver = parts.deliver
         self._clock = clock = parts.clock
         self._unloaded: dict[str, None] = {}
         self._letters: list[DeadLetter] = []
@@ -180,7 +186,7 @@ class Sidecar:
         """Step until `stop()` or the end of a bounded log, then commit what is left."""
         while not stop():
             if self.finished and self.commit(final=True):
-                return
+                break
             self.step()
         if self._engine.dirty or self._letters:
             self.commit()
@@ -273,9 +279,10 @@ class Sidecar:
         if not records:
             self._take(partition, (), chunks[-1].next_offset, lost)
         start = 0
+        times = min(_MOST_TIMES, max(1, self._engine.series_count // _SERIES_TO_A_BATCH))
         while start < len(records):
             per_record = held.meta.events / held.meta.records if held.meta.records else _FIRST_GUESS
-            stop = start + max(1, int(_BATCH_EVENTS / max(1.0, per_record)))
+            stop = start + max(1, int(times * _BATCH_EVENTS / max(1.0, per_record)))
             following = records[stop].offset if stop < len(records) else chunks[-1].next_offset
             self._take(partition, records[start:stop], following, lost if start == 0 else 0)
             start = stop
@@ -338,6 +345,7 @@ class Sidecar:
         self.status.open_windows = self._engine.open_windows
         self._look_at_peers()
         self._publish(published)
+        self._deliver()
         return True
 
     def _add(self, published: Published) -> None:

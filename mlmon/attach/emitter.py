@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 from mlmon.attach.delivery import Delivery
 from mlmon.attach.limits import EmitterConfig, EmitterStats
-from mlmon.attach.packing import Packer
+from mlmon.attach.packing import Packer, load_encoder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +76,7 @@ class Emitter:
     def __init__(self, sink: Sink, config: EmitterConfig | None = None) -> None:
         self.config = config or EmitterConfig()
         self._sink = sink
+        load_encoder()
         self._reset()
         _ALIVE.add(self)
 

@@ -19,10 +19,18 @@ if TYPE_CHECKING:
 
     from mlmon.events.event import Event
 
-__all__ = ["Batch", "Packed", "Packer", "encode_events", "event_bytes"]
+__all__ = ["load_encoder", "Batch", "Packed", "Packer", "encode_events", "event_bytes"]
 
 #: Open batches at most; one more closes the oldest. A server has a handful of models.
 MAX_OPEN = 64
+
+
+def load_encoder() -> None:
+    """Load now what Arrow would load with the first batch: pandas, where it is installed.
+
+    The first batch may be packed while the interpreter shuts down, when modules can no longer be loaded.
+    """
+    pa.array([0])
 
 
 @dataclass(slots=True)

@@ -24,8 +24,8 @@ OVERFLOW = declare(
     "counter",
     "",
     ("kind",),
-    "Events counted under `other`, or windows closed early, because a cap was reached (kind: series, "
-    "segment, feature, window, partition, version).",
+    "Events counted under `other`, windows closed early, or windows given up for the history, because a cap "
+    "was reached (kind: series, segment, feature, window, partition, version, history).",
 )
 SERIES = declare("mlmon_series", "gauge", "", (), "Series kept at present.")
 OPEN_WINDOWS = declare("mlmon_open_windows", "gauge", "", (), "Window states not yet closed.")

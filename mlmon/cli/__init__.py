@@ -1,7 +1,8 @@
 """The command line.
 
-Exit codes: 0 success; 1 a check found something to fix; 2 wrong usage or configuration; 3 a log, broker or
-port cannot be reached; 4 state cannot be used (locked, newer format, failed commit); 130 interrupted.
+Exit codes: 0 success; 1 a check found something to fix; 2 wrong usage or configuration; 3 a log, broker,
+server or port cannot be reached; 4 state or a baseline cannot be used (locked, newer format, damaged); 130
+interrupted.
 A mistake of the user's ends in one message that says what was expected, what came and what to do.
 """
 
@@ -9,12 +10,22 @@ from __future__ import annotations
 
 import sys
 
+import mlmon.cli.threads  # noqa: F401 - before anything loads NumPy
+
+# isort: split
 import click
 
 from mlmon import __version__, errors
+from mlmon.cli.baseline import COMMANDS as BASELINE
 from mlmon.cli.data import COMMANDS as DATA
 from mlmon.cli.demo import COMMANDS as DEMO
+from mlmon.cli.grafana import COMMANDS as GRAFANA
+from mlmon.cli.history import COMMANDS as HISTORY
+from mlmon.cli.release import COMMANDS as RELEASE
+from mlmon.cli.render import COMMANDS as RENDER
+from mlmon.cli.report import COMMANDS as REPORT
 from mlmon.cli.run import COMMANDS as RUN
+from mlmon.cli.simulate import COMMANDS as SIMULATE
 from mlmon.cli.status import COMMANDS as STATUS
 
 __all__ = ["EXIT_CODES", "cli", "exit_code", "main"]
@@ -23,7 +34,10 @@ EXIT_CODES: tuple[tuple[type[errors.MlmonError], int], ...] = (
     (errors.ConfigError, 2),
     (errors.MissingExtraError, 2),
     (errors.SourceError, 3),
+    (errors.RemoteError, 3),
     (errors.CheckpointError, 4),
+    (errors.HistoryError, 4),
+    (errors.BaselineError, 4),
     (errors.IncompatibleStateError, 4),
 )
 
@@ -37,7 +51,8 @@ def cli() -> None:
     """
 
 
-for command in (*RUN, *STATUS, *DATA, *DEMO):
+_COMMANDS = (*RUN, *STATUS, *BASELINE, *DATA, *HISTORY, *DEMO, *REPORT, *SIMULATE)
+for command in (*_COMMANDS, *GRAFANA, *RELEASE, *RENDER):
     cli.add_command(command)
 
 

@@ -91,6 +91,7 @@ def replay(
                 sqlite=SqliteCheckpointConfig(path=f"{folder}/checkpoint.sqlite"),
             ),
             dead_letters=msgspec.structs.replace(config.dead_letters, directory=f"{folder}/dead-letters"),
+            history=msgspec.structs.replace(config.history, enabled=False),
             http=msgspec.structs.replace(config.http, port=port) if port is not None else HttpConfig(port=0),
         )
         running = build(config)

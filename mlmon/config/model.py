@@ -12,13 +12,20 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from mlmon.app.sidecar import LoopConfig
+from mlmon.baseline.config import BaselineConfig
 from mlmon.checkpoint.kafka import KafkaCheckpointConfig
 from mlmon.checkpoint.letters import DeadLetterConfig
 from mlmon.checkpoint.sqlite import SqliteCheckpointConfig
+from mlmon.drift.config import AlertsConfig, DriftConfig
 from mlmon.engine import EngineConfig
 from mlmon.engine.series import SeriesConfig
 from mlmon.events.codecs.config import DecodeConfig
+from mlmon.history.config import HistoryConfig
 from mlmon.monitors import MONITORS
+from mlmon.monitors.embeddings import EmbeddingsConfig
+from mlmon.monitors.features import FeaturesConfig
+from mlmon.monitors.predictions import PredictionsConfig
+from mlmon.monitors.samples import SamplesConfig
 from mlmon.monitors.tokenizer import TokenizerConfig
 from mlmon.monitors.traffic import TrafficConfig
 from mlmon.monitors.versions import VersionsConfig
@@ -73,7 +80,7 @@ class CheckpointConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kafka: KafkaCheckpointConfig = KafkaCheckpointConfig()
 
 
-MonitorName = Literal["traffic", "tokenizer", "versions"]
+MonitorName = Literal["traffic", "tokenizer", "versions", "samples", "features", "embeddings", "predictions"]
 
 
 class MonitorsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -84,10 +91,14 @@ class MonitorsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         msgspec.Meta(
             description="Monitors that watch. Leaving one out saves its samples; its stored state is dropped."
         ),
-    ] = ("traffic", "tokenizer", "versions")
+    ] = ("traffic", "tokenizer", "versions", "samples", "features", "embeddings", "predictions")
     traffic: TrafficConfig = TrafficConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     versions: VersionsConfig = VersionsConfig()
+    samples: SamplesConfig = SamplesConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    embeddings: EmbeddingsConfig = EmbeddingsConfig()
+    predictions: PredictionsConfig = PredictionsConfig()
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,6 +125,10 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     series: SeriesConfig = SeriesConfig()
     decode: DecodeConfig = DecodeConfig()
     monitors: MonitorsConfig = MonitorsConfig()
+    baseline: BaselineConfig = BaselineConfig()
+    drift: DriftConfig = DriftConfig()
+    alerts: AlertsConfig = AlertsConfig()
+    history: HistoryConfig = HistoryConfig()
     registry: RegistryConfig = RegistryConfig()
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()
@@ -130,5 +145,9 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def monitor_configs(self) -> dict[str, Any]:
-        """The configurations of the monitors that watch, by name: what `build_monitors` takes."""
-        return {name: getattr(self.monitors, name) for name in MONITORS if name in self.monitors.enabled}
+        """The configurations of the monitors that watch, by name: what `build_monitors` takes.
+
+        A sample of events is of use to the history alone.
+        """
+        watching = set(self.monitors.enabled) - (set() if self.history.enabled else {"samples"})
+        return {name: getattr(self.monitors, name) for name in MONITORS if name in watching}

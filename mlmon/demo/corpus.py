@@ -1,25 +1,28 @@
 """English text that every machine with Python has: the standard library's docstrings, and query templates.
 
-The docstrings are read from the source files, nothing is imported. The templates are written for the demo;
-they also train the demo's intent classifier.
+The docstrings are read from the source files, nothing is imported. What the templates say is in
+`demo.intents`.
 """
 
 from __future__ import annotations
 
 import ast
-import random
 import re
 import sysconfig
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from mlmon.demo.intents import BANKING, TRAVEL, WORDS
 
-__all__ = ["INTENTS", "docstring_sentences", "labelled_queries", "queries"]
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["docstring_sentences", "labelled_queries", "query", "travel_queries"]
 
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
+_SLOT = re.compile(r"{(\w+)}")
 _MODULES = (
     "argparse.py asyncio/base_events.py calendar.py collections/__init__.py configparser.py contextlib.py "
     "csv.py datetime.py decimal.py difflib.py doctest.py email/message.py fractions.py functools.py "
@@ -30,44 +33,9 @@ _MODULES = (
     "tempfile.py textwrap.py threading.py tkinter/__init__.py turtle.py typing.py unittest/case.py "
     "unittest/mock.py urllib/request.py uuid.py weakref.py xml/sax/handler.py zipfile.py"
 )
-
-#: Templates of queries by intent; braces name the word lists below.
-INTENTS: dict[str, tuple[str, ...]] = {
-    "card": (
-        "my {card} card was {trouble} at the {place}",
-        "when will the new {card} card arrive in {city}?",
-        "please block my {card} card, it was {trouble} yesterday",
-    ),
-    "transfer": (
-        "how long does a transfer to {city} take?",
-        "my transfer of {amount} to the {place} is still pending",
-        "can I cancel a transfer of {amount} that I made {when}?",
-    ),
-    "account": (
-        "how do I change the {detail} of my account?",
-        "I cannot log in to my account since {when}",
-        "close my account and send the {amount} to my bank in {city}",
-    ),
-    "fees": (
-        "why was I charged {amount} at the {place}?",
-        "is there a fee for using the {card} card in {city}?",
-        "there is a charge of {amount} from {when} that I do not know",
-    ),
-    "exchange": (
-        "what is the exchange rate for {amount} in {city}?",
-        "the exchange rate at the {place} was wrong {when}",
-        "can I hold {amount} in two currencies?",
-    ),
-}
-_WORDS = {
-    "card": ("debit", "credit", "virtual", "disposable", "business"),
-    "trouble": ("declined", "swallowed", "stolen", "lost", "copied"),
-    "place": ("supermarket", "petrol station", "cash machine", "restaurant", "hotel", "railway station"),
-    "city": ("Lisbon", "Warsaw", "Nairobi", "Osaka", "Toronto", "Helsinki"),
-    "amount": ("twenty pounds", "300 euros", "fifty dollars", "1500 yen", "a small sum"),
-    "when": ("yesterday", "last week", "on Monday", "two days ago", "this morning"),
-    "detail": ("address", "phone number", "family name", "email", "password"),
-}
+#: How people begin and end what they write, each as often as it stands here.
+_OPENINGS = ("", "", "", "", "hello, ", "hi, ", "good morning, ", "one question: ", "it is urgent, ")
+_ENDINGS = ("", "", "", "", "", " Thank you", " Thanks!", " Please reply soon", " I am waiting")
 
 
 def docstring_sentences(limit: int = 4000) -> list[str]:
@@ -101,22 +69,45 @@ def _docstrings(path: Path) -> Iterator[str]:
 
 
 def labelled_queries() -> list[tuple[str, str]]:
-    """Every query the templates can make, with its intent."""
+    """Every banking query the templates can make, without opening and ending, with its intent."""
+    return _all_of(BANKING)
+
+
+def travel_queries() -> list[tuple[str, str]]:
+    """Every travel query the templates can make, in the same way."""
+    return _all_of(TRAVEL)
+
+
+def _all_of(topic: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
     made: list[tuple[str, str]] = []
-    for intent, templates in INTENTS.items():
+    for intent, templates in topic.items():
         for template in templates:
-            names = re.findall(r"{(\w+)}", template)
+            names = _SLOT.findall(template)
             made.extend(
                 (intent, template.format(**dict(zip(names, words, strict=True))))
-                for words in product(*(_WORDS[name] for name in names))
+                for words in product(*(WORDS[name] for name in names))
             )
     return made
 
 
-def queries(seed: int) -> Iterator[str]:
-    """Traffic without end: two queries to one docstring sentence, in an order fixed by the seed."""
-    rng = random.Random(seed)  # noqa: S311 - traffic, not secrets
-    templates = [text for _, text in labelled_queries()]
-    sentences = docstring_sentences()
-    while True:
-        yield rng.choice(templates if rng.random() < 2 / 3 else sentences)
+def query(rng: random.Random, travel: float = 0.0) -> tuple[str, str]:
+    """Draw what a customer writes: every intent as often, some hundred thousand different texts.
+
+    Args:
+        rng: where chance comes from.
+        travel: share of travel queries.
+
+    Returns:
+        (intent, text).
+
+    Example:
+        >>> import random
+        >>> query(random.Random(3))
+        ('close account', 'close my account and send the fifty dollars to my bank in Dublin')
+    """
+    topic = TRAVEL if rng.random() < travel else BANKING
+    intent = rng.choice(list(topic))
+    template = rng.choice(topic[intent])
+    text = template.format(**{name: rng.choice(WORDS[name]) for name in _SLOT.findall(template)})
+    text = rng.choice(_OPENINGS) + text + rng.choice(_ENDINGS)
+    return intent, text[0].upper() + text[1:] if rng.random() < 0.7 else text

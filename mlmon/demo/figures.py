@@ -4,11 +4,35 @@ from __future__ import annotations
 
 import http.client
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from prometheus_client.parser import text_string_to_metric_families
 
-__all__ = ["Figures", "scrape"]
+if TYPE_CHECKING:
+    from prometheus_client.samples import Sample
+
+__all__ = ["Drift", "Figures", "Page", "scrape"]
+
+
+class Page(NamedTuple):
+    """The page that is open: the likely cause, and the field that carries most of it."""
+
+    cause: str
+    field: str
+
+
+class Drift(NamedTuple):
+    """One field over all segments, newest window.
+
+    Attributes:
+        effect: how far it has moved, in standard deviations; of a rate, the share itself.
+        tolerance: what is not worth a page.
+        carries: whether it carries the page that is open.
+    """
+
+    effect: float
+    tolerance: float
+    carries: bool
 
 
 class Figures(NamedTuple):
@@ -19,22 +43,30 @@ class Figures(NamedTuple):
         requests: estimated requests so far.
         errors: of them errors and timeouts.
         unknown_ratio: unknown tokens per token, newest window.
-        tokens_per_word: fertility, newest window.
         mismatch_ratio: share of traffic that is not as the registry says, newest window.
-        tokenizers: tokenizer digests that serve at once, newest window.
         lag_seconds: how far behind the sidecar is.
         dead_letters: records refused.
+        evidence: that something has moved, over all detectors; None before the first window was judged.
+        threshold: evidence at which a page is due.
+        detectors: how many share the budget.
+        pages: so far.
+        page: the one that is open.
+        drift: by "monitor/field".
     """
 
     at: float
     requests: float
     errors: float
     unknown_ratio: float | None
-    tokens_per_word: float | None
     mismatch_ratio: float | None
-    tokenizers: float | None
     lag_seconds: float
     dead_letters: float
+    evidence: float | None
+    threshold: float | None
+    detectors: float | None
+    pages: int
+    page: Page | None
+    drift: dict[str, Drift]
 
 
 def scrape(port: int) -> Figures | None:
@@ -42,7 +74,10 @@ def scrape(port: int) -> Figures | None:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/metrics")
-        text = connection.getresponse().read().decode()
+        response = connection.getresponse()
+        text = response.read().decode()
+        if response.status != 200:
+            return None
     except (OSError, http.client.HTTPException):
         return None
     finally:
@@ -52,9 +87,8 @@ def scrape(port: int) -> Figures | None:
     def total(name: str, **labels: str) -> float:
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())
 
-    def newest(name: str, **labels: str) -> float | None:
-        found = [s.value for s in samples if s.name == name and labels.items() <= s.labels.items()]
-        return max(found) if found else None
+    def newest(name: str) -> float | None:
+        return max((s.value for s in samples if s.name == name), default=None)
 
     return Figures(
         at=time.monotonic(),
@@ -62,9 +96,36 @@ def scrape(port: int) -> Figures | None:
         errors=total("mlmon_requests_total", status="error")
         + total("mlmon_requests_total", status="timeout"),
         unknown_ratio=newest("mlmon_unknown_token_ratio"),
-        tokens_per_word=newest("mlmon_tokens_per_word"),
         mismatch_ratio=newest("mlmon_version_mismatch_ratio"),
-        tokenizers=newest("mlmon_versions_serving", kind="tokenizer_digest"),
-        lag_seconds=max((s.value for s in samples if s.name == "mlmon_consumer_lag_seconds"), default=0.0),
+        lag_seconds=newest("mlmon_consumer_lag_seconds") or 0.0,
         dead_letters=total("mlmon_dead_letters_total"),
+        evidence=newest("mlmon_pager_evidence"),
+        threshold=newest("mlmon_pager_threshold"),
+        detectors=newest("mlmon_pager_detectors"),
+        pages=int(total("mlmon_pager_pages_total")),
+        page=_page(samples),
+        drift=_drift(samples),
     )
+
+
+def _page(samples: list[Sample]) -> Page | None:
+    if not any(s.value for s in samples if s.name == "mlmon_pager_alarm"):
+        return None
+    causes = (s for s in samples if s.name == "mlmon_pager_cause" and s.value)
+    return next((Page(s.labels["cause"], s.labels["field"]) for s in causes), None)
+
+
+def _drift(samples: list[Sample]) -> dict[str, Drift]:
+    def of(name: str) -> dict[str, float]:
+        return {
+            f"{s.labels['monitor']}/{s.labels['field']}": s.value
+            for s in samples
+            if s.name == name and not s.labels["segment"]
+        }
+
+    tolerances, alarms = of("mlmon_drift_tolerance"), of("mlmon_drift_alarm")
+    return {
+        name: Drift(effect, tolerances[name], bool(alarms[name]))
+        for name, effect in of("mlmon_drift_effect").items()
+        if name in tolerances and name in alarms
+    }

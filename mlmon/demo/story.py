@@ -1,264 +1,288 @@
-"""The demo, start to end: a service, its traffic, a sidecar, and a wrong tokenizer deployed midway."""
+"""The demo, start to end: a service is watched while its traffic, its model and its tokenizer change.
+
+Nothing is acted: every number on the screen is scraped from a real sidecar, which reads the events that a
+real service wrote, and judges them by a baseline made of that service's own recorded traffic.
+"""
 
 from __future__ import annotations
 
-import http.client
-import importlib.util
-import signal
-import socket
-import subprocess
+import shutil
 import sys
 import tempfile
-import time
-from collections import deque
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
-from mlmon.demo.figures import scrape
-from mlmon.demo.service import MODEL, SERVICE, VERSION, train_tokenizers
-from mlmon.demo.traffic import Traffic
-from mlmon.errors import MissingExtraError, SourceError
-from mlmon.registry.tokenizers import load_tokenizer
+from mlmon.demo.processes import free_port, require_server
+from mlmon.demo.screen import Screen, evidence_text, percent
+from mlmon.demo.stage import BASELINE, Stage
+from mlmon.demo.training import CASED, DAMAGED, TOKENIZER, WEIGHTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable
 
     from mlmon.demo.figures import Figures
 
-__all__ = ["Outcome", "run_demo"]
+__all__ = ["Found", "Options", "Outcome", "run_demo"]
 
-_CONFIG = """\
-[source.spool]
-directory = "{folder}/spool"
-[checkpoint.sqlite]
-path = "{folder}/checkpoint.sqlite"
-[dead_letters]
-directory = "{folder}/dead-letters"
-[registry]
-versions_file = "{folder}/versions.toml"
-[loop]
-checkpoint_interval_seconds = 0.5
-[windows]
-size_seconds = 3
-allowed_lateness_seconds = 1
-idle_timeout_seconds = 3
-[http]
-port = {port}
-[log]
-level = "warning"
-"""
-_VERSIONS = """\
-version = 1
-[[expected]]
-service = "{service}"
-model = "{model}"
-model_version = "{version}"
-tokenizer_digest = "{digest}"
-"""
+_TRAVEL = 0.4
+#: How long each change may take to be found, and each page to close.
+_FIND_SECONDS, _CLOSE_SECONDS = 30.0, 60.0
+_TOLD_FIELDS = 3
+#: What can be done with the folder of a demo.
+_NEXT = (
+    (f"baseline show {BASELINE}", "what is judged, and by what"),
+    ("history show", "every window, kept as Parquet"),
+    (f"report drift --baseline {BASELINE} --history history", "a page for people; needs the extra: reports"),
+)
 
 
-#: Widths of the values in a line, in the order of `_Screen._rows`; what comes after them is left out.
-_WIDTHS = (13, 2, 7, 5, 8, 1)
+class Options(NamedTuple):
+    """How the demo is run.
+
+    Attributes:
+        seconds: how long nothing changes before the first change.
+        port: of /metrics; 0 chooses one.
+        stay: go on until Ctrl-C after the story is told.
+        keep: leave the folder with spool, baseline, configuration and history.
+    """
+
+    seconds: float = 20.0
+    port: int = 0
+    stay: bool = False
+    keep: bool = False
+
+
+class Change(NamedTuple):
+    """Something that goes wrong.
+
+    Attributes:
+        name: in the summary.
+        text: what was done.
+        mended: what undoes it; empty for the last.
+        causes: what a page may rightly blame.
+    """
+
+    name: str
+    text: str
+    mended: str
+    causes: tuple[str, ...]
+
+
+class Found(NamedTuple):
+    """What became of a change.
+
+    Attributes:
+        change: what was done.
+        seconds: from the change to the page; None: there was none in time.
+        cause: what the page blamed.
+        field: the field that carried most of it.
+        closed: seconds from the repair to the end of the page; None: not repaired, or not in time.
+        figures: the last scrape before the repair.
+    """
+
+    change: Change
+    seconds: float | None
+    cause: str
+    field: str
+    closed: float | None
+    figures: Figures
+
+    @property
+    def right(self) -> bool:
+        """Whether there was a page with a right cause."""
+        return self.seconds is not None and self.cause in self.change.causes
 
 
 class Outcome(NamedTuple):
-    """What was seen before and after the wrong deployment."""
+    """What was seen.
 
-    before: Figures
-    after: Figures
+    Attributes:
+        healthy: the scrape after the stretch without a change.
+        found: what became of each change: topic, encoder, tokenizer.
+        last: the last scrape.
+        failed: requests that were not answered 200.
+    """
+
+    healthy: Figures
+    found: tuple[Found, ...]
+    last: Figures
+    failed: int
 
     @property
     def seen(self) -> bool:
-        """Whether the unknown-token ratio and the version mismatch both moved."""
-        rose = (self.after.unknown_ratio or 0.0) > 5 * (self.before.unknown_ratio or 0.0) + 0.01
-        return rose and (self.before.mismatch_ratio, self.after.mismatch_ratio) == (0.0, 1.0)
+        """Whether everything was as it should be: three pages with a right cause, and none before."""
+        wrong = self.found[-1].figures
+        rose = (wrong.unknown_ratio or 0.0) > 5 * (self.healthy.unknown_ratio or 0.0) + 0.01
+        versions = (self.healthy.mismatch_ratio, wrong.mismatch_ratio) == (0.0, 1.0)
+        quiet = self.healthy.pages == 0 and self.healthy.evidence is not None
+        lost = self.failed + self.last.errors + self.last.dead_letters
+        return quiet and all(found.right for found in self.found) and rose and versions and lost == 0
 
 
-def free_port() -> int:
-    """A port on loopback that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+TOPIC = Change(
+    "topic shift",
+    f"{100 * _TRAVEL:.0f} % of the customers now ask about travel, of which the model knows nothing.",
+    "Traffic is of banking alone again.",
+    ("embeddings", "features", "predictions"),
+)
+ENCODER = Change(
+    "damaged encoder",
+    "The service is redeployed with 20 % noise in the weights of one layer of the encoder.",
+    "The service is redeployed with the right weights.",
+    ("embeddings",),
+)
+WRONG_TOKENIZER = Change(
+    "wrong tokenizer",
+    "The service is redeployed with a tokenizer of the same vocabulary that does not lowercase.",
+    "",
+    ("version", "tokenizer"),
+)
 
 
-class _Deployment:
-    """One running service process."""
-
-    def __init__(self, folder: Path, tokenizer: Path) -> None:
-        self.port = free_port()
-        module = [sys.executable, "-m", "mlmon.demo.service"]
-        options = ["--port", str(self.port), "--folder", str(folder), "--tokenizer", str(tokenizer)]
-        self._process = subprocess.Popen([*module, *options], stdout=subprocess.DEVNULL)  # noqa: S603 - ours
-        _wait_for(self.port, "/healthz", self._process)
-
-    def stop(self) -> None:
-        """Let it flush its events and end."""
-        _end(self._process)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(10)
-    except subprocess.TimeoutExpired:
-        process.kill()
-
-
-def _wait_for(port: int, path: str, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise SourceError(
-                f"a process of the demo ended with code {process.returncode}; see above for why"
-            )
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-        try:
-            connection.request("GET", path)
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            time.sleep(0.1)
-        finally:
-            connection.close()
-    raise SourceError("a process of the demo did not come up within 60 s; is the machine very busy?")
-
-
-class _Screen:
-    """The live table on a terminal, a line every few seconds elsewhere."""
-
-    def __init__(self, console: Console, metrics_url: str) -> None:
-        self._console, self._url = console, metrics_url
-        self._live: Live | None = None
-        self._recent: deque[Figures] = deque(maxlen=8)
-        self._next_line = 0.0
-        self._told = ""
-        self.phase = ""
-
-    def __enter__(self) -> _Screen:
-        if self._console.is_terminal:
-            self._live = Live(console=self._console, refresh_per_second=4)
-            self._live.__enter__()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if self._live is not None:
-            self._live.__exit__(None, None, None)
-
-    def show(self, figures: Figures) -> None:
-        """Show a scrape."""
-        self._recent.append(figures)
-        rows = list(self._rows(figures))
-        if self._live is not None:
-            self._live.update(self._table(rows))
-        elif self.phase != self._told:
-            self._told = self.phase
-            self._console.print(f"\n{self.phase}")
-        elif figures.at >= self._next_line:
-            self._next_line = figures.at + 4
-            shown = zip(rows, _WIDTHS, strict=False)
-            line = "  ".join(f"{name} {value:>{width}}" for (name, value), width in shown)
-            self._console.print(line, soft_wrap=True)
-
-    def _table(self, rows: list[tuple[str, str]]) -> Table:
-        table = Table(title=f"mlmon demo   {self._url}", caption=self.phase, min_width=78)
-        table.add_column("what")
-        table.add_column("now", justify="right")
-        for name, value in rows:
-            table.add_row(name, value)
-        return table
-
-    def _rows(self, now: Figures) -> Iterator[tuple[str, str]]:
-        last = self._recent[0]
-        rate = (now.requests - last.requests) / (now.at - last.at) if now.at > last.at else 0.0
-        yield "requests", f"{now.requests:,.0f} ({rate:.0f}/s)"
-        yield "errors", f"{now.errors:,.0f}"
-        yield "unknown tokens", _percent(now.unknown_ratio)
-        yield "tokens per word", "-" if now.tokens_per_word is None else f"{now.tokens_per_word:.3f}"
-        yield "wrong versions", _percent(now.mismatch_ratio)
-        yield "tokenizers", "-" if now.tokenizers is None else f"{now.tokenizers:.0f}"
-        yield "behind", f"{now.lag_seconds:.1f} s"
-        yield "dead letters", f"{now.dead_letters:,.0f}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.2f} %"
-
-
-def run_demo(seconds: float, port: int, *, stay: bool, console: Console | None = None) -> Outcome:
+def run_demo(options: Options, console: Console | None = None) -> Outcome:
     """Run the demo.
 
     Args:
-        seconds: length of each of the two phases, about.
-        port: of /metrics; 0 chooses one.
-        stay: go on until Ctrl-C after the story is told.
+        options: how.
         console: where to show it.
 
     Raises:
         SourceError: a part did not come up.
         MissingExtraError: FastAPI is not installed.
     """
-    for package in ("fastapi", "uvicorn"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "server")
-    console = console or Console()
-    port = port or free_port()
+    require_server()
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlmon-demo-")))
-        console.print("training a WordPiece tokenizer on the standard library's docstrings ...")
-        right, wrong = train_tokenizers(folder)
-        digest = load_tokenizer(right).digest
-        (folder / "versions.toml").write_text(
-            _VERSIONS.format(service=SERVICE, model=MODEL, version=VERSION, digest=digest)
-        )
-        (folder / "mlmon.toml").write_text(_CONFIG.format(folder=folder, port=port))
-        console.print("starting the service and the sidecar ...")
-        deployments = [_Deployment(folder, right)]
-        stack.callback(lambda: deployments[-1].stop())
-        command = [sys.executable, "-m", "mlmon.cli", "run", "--config", str(folder / "mlmon.toml")]
-        sidecar = subprocess.Popen(command, stderr=subprocess.DEVNULL)  # noqa: S603 - ours
-        stack.callback(_end, sidecar)
-        traffic = Traffic(lambda: deployments[-1].port)
-        traffic.start()
-        stack.callback(traffic.stop)
-        _wait_for(port, "/readyz", sidecar)
-        url = f"http://127.0.0.1:{port}/metrics"
-        console.print(f"metrics at {url}")
-        with _Screen(console, url) as screen:
-            screen.phase = "healthy: the tokenizer the model was trained with"
-            before = _watch(screen, port, seconds)
-            deployments.append(_Deployment(folder, wrong))
-            deployments[0].stop()
-            screen.phase = "redeployed: same vocabulary, lowercasing off; every answer is still 200 OK"
-            after = _watch(screen, port, seconds)
-            if stay:
-                screen.phase += "   (Ctrl-C to end)"
-                _stay(screen, port)
-        return Outcome(before, after)
+        if options.keep:
+            folder = Path(tempfile.mkdtemp(prefix="mlmon-demo-"))
+        else:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlmon-demo-")))
+        screen = Screen(console or Console())
+        stage = Stage(folder, options.port or free_port(), screen, stack)
+        stage.prepare()
+        stage.watch()
+        with screen:
+            outcome = _tell(stage, options)
+            _sum_up(stage, outcome, options)
+            if options.stay:
+                stage.stay()
+        return outcome
 
 
-def _watch(screen: _Screen, port: int, seconds: float) -> Figures:
-    """Scrape and show for this long and until every figure is there; returns the last scrape."""
-    deadline = time.monotonic() + seconds
-    while True:
-        figures = scrape(port)
-        if figures is not None:
-            screen.show(figures)
-            complete = None not in (figures.unknown_ratio, figures.mismatch_ratio)
-            if time.monotonic() > deadline and (complete or time.monotonic() > deadline + 30):
-                return figures
-        elif time.monotonic() > deadline + 30:
-            raise SourceError("the sidecar of the demo does not answer any more")
-        time.sleep(0.5)
+def _tell(stage: Stage, options: Options) -> Outcome:
+    """The story from the first window on."""
+    screen = stage.screen
+    screen.say("\nThe healthy hour, made short", "bold")
+    screen.say(
+        "  Traffic as it was recorded: no page should come. One false page in 30 days is tolerated, and 30\n"
+        "  days have 2,592,000 windows of a second: a page is due when there is so much evidence of a drift."
+    )
+    screen.pause()
+    told = options.seconds
+
+    def known(now: Figures) -> bool:
+        return None not in (now.evidence, now.unknown_ratio, now.mismatch_ratio)
+
+    healthy = stage.until(known, told + 60, told)
+    pages = "no page" if not healthy.pages else f"{healthy.pages} FALSE PAGES"
+    screen.say(
+        f"  => {pages}. Evidence of a drift: {evidence_text(healthy)}", "red" if healthy.pages else "green"
+    )
+    found = [
+        _change(stage, TOPIC, lambda: stage.mix(_TRAVEL), repair=lambda: stage.mix(0.0)),
+        _change(
+            stage,
+            ENCODER,
+            lambda: stage.deploy(TOKENIZER, DAMAGED),
+            repair=lambda: stage.deploy(TOKENIZER, WEIGHTS),
+        ),
+        _change(
+            stage,
+            WRONG_TOKENIZER,
+            lambda: stage.deploy(CASED, WEIGHTS),
+            enough=lambda now: now.mismatch_ratio == 1.0 and (now.unknown_ratio or 0.0) > 0.01,
+        ),
+    ]
+    return Outcome(healthy, tuple(found), found[-1].figures, stage.traffic.failed)
 
 
-def _stay(screen: _Screen, port: int) -> None:
-    try:
-        while True:
-            _watch(screen, port, 1.0)
-    except KeyboardInterrupt:
-        pass
+def _change(
+    stage: Stage,
+    change: Change,
+    make: Callable[[], float],
+    *,
+    repair: Callable[[], float] | None = None,
+    enough: Callable[[Figures], bool] = lambda _: True,
+) -> Found:
+    """Change something, wait for the page, repair it, wait for the page's end."""
+    screen = stage.screen
+    screen.say(f"\n{change.name.capitalize()}", "bold")
+    screen.say(f"  {change.text} Every answer is still 200 OK.")
+    before = stage.until(lambda _: True, 1.0).pages
+    started = make()
+    screen.pause()
+    now = stage.until(lambda now: now.page is not None and now.pages > before, _FIND_SECONDS)
+    if now.page is None or now.pages == before:
+        screen.say(f"  => NO PAGE in {_FIND_SECONDS:.0f} s", "red")
+        if repair is not None:
+            repair()
+        return Found(change, None, "", "", None, now)
+    seconds = now.at - started
+    page = now.page
+    screen.say(f"  => PAGE after {seconds:.1f} s. Cause: {page.cause}; most of it in {page.field}", "red")
+    now = stage.until(enough, _FIND_SECONDS)
+    _tell_moved(screen, now)
+    closed = None
+    if repair is not None:
+        mended = repair()
+        screen.say(f"  {change.mended}")
+        screen.pause()
+        after = stage.until(lambda now: now.page is None, _CLOSE_SECONDS)
+        if after.page is None:
+            closed = after.at - mended
+            screen.say(f"  => the page closed by itself after {closed:.1f} s", "green")
+        else:
+            screen.say(f"  => the page is STILL OPEN after {_CLOSE_SECONDS:.0f} s", "red")
+    return Found(change, seconds, page.cause, page.field, closed, now)
+
+
+def _tell_moved(screen: Screen, now: Figures) -> None:
+    """The fields that carry the page, first those that moved most for what is tolerated of them."""
+    moved = [(name, drift) for name, drift in now.drift.items() if drift.carries]
+    moved.sort(key=lambda item: -item[1].effect / max(item[1].tolerance, 1e-9))
+    for name, drift in moved[:_TOLD_FIELDS]:
+        screen.say(f"     {name:<28} {drift.effect:.2f}, tolerated {drift.tolerance:.3f}")
+    if now.mismatch_ratio:
+        wrong, unknown = percent(now.mismatch_ratio), percent(now.unknown_ratio)
+        screen.say(f"     traffic on undeclared versions: {wrong}, unknown tokens: {unknown}")
+
+
+def _sum_up(stage: Stage, outcome: Outcome, options: Options) -> None:
+    screen, last = stage.screen, outcome.last
+    screen.say("\nSummary", "bold")
+    for found in outcome.found:
+        what = "NOT FOUND" if found.seconds is None else f"found in {found.seconds:.1f} s as {found.cause}"
+        screen.say(f"  {found.change.name:<16} {what}{f' ({found.field})' if found.field else ''}")
+    screen.say(
+        f"  {stage.traffic.answered:,} requests, {outcome.failed} failed, {last.dead_letters:.0f} dead "
+        f"letters, {outcome.healthy.pages} false pages; {last.detectors or 0:.0f} detectors share a budget "
+        "of one false page a month"
+    )
+    _point_on(stage, options)
+
+
+def _point_on(stage: Stage, options: Options) -> None:
+    """Where to look next."""
+    screen = stage.screen
+    if not options.keep and not options.stay:
+        screen.say("  `mlmon demo --keep` leaves events, baseline and history for a closer look")
+        return
+    screen.say("\nWhere to look next", "bold")
+    if options.stay:
+        screen.say(f"  {stage.url}")
+    mlmon = "mlmon" if shutil.which("mlmon") else str(Path(sys.executable).with_name("mlmon"))
+    screen.say(f"  cd {stage.folder}")
+    for arguments, what in _NEXT:
+        screen.say(f"  {mlmon} {arguments}    # {what}")

@@ -11,15 +11,17 @@ Work per batch is a fixed number of vectorised passes plus one step for each ser
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 import numpy as np
 
-from mlmon.engine.series import SeriesConfig, SeriesTable, series_codes
+from mlmon.engine.closing import Closing
+from mlmon.engine.outbox import Outbox
+from mlmon.engine.series import SeriesConfig, SeriesTable, cut, series_codes
 from mlmon.engine.state import (
     META_KEY,
+    Intake,
     PartitionMeta,
     SeriesSeen,
     StateChange,
@@ -30,13 +32,15 @@ from mlmon.engine.state import (
 from mlmon.windows import NEVER, Window, WindowConfig, late_mask
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
+    from mlmon.drift.judge import Judge
+    from mlmon.engine.closing import Encode
     from mlmon.engine.state import Partition, WindowKey
     from mlmon.events.batch import EventBatch
-    from mlmon.monitors.base import Monitor, Reading, SeriesKey, Summary
+    from mlmon.monitors.base import Monitor, Reading, Sample, SeriesKey, Summary
 
 __all__ = ["Engine", "EngineConfig", "Intake", "Published"]
 
@@ -48,28 +52,6 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     windows: WindowConfig = WindowConfig()
     series: SeriesConfig = SeriesConfig()
-
-
-class Intake(NamedTuple):
-    """What was read of one partition in one go.
-
-    Attributes:
-        next_offset: where reading goes on.
-        batch: the good events, in the order of the log; None when there is none.
-        records: log records read, bad ones included.
-        rejects: how many records and rows were refused, by reason.
-        dropped: events that emitters said they dropped.
-        lost: records removed by retention before they were read.
-        surplus_features: feature values left out because a batch had too many names.
-    """
-
-    next_offset: int
-    batch: EventBatch | None = None
-    records: int = 0
-    rejects: Mapping[str, int] = {}
-    dropped: int = 0
-    lost: int = 0
-    surplus_features: int = 0
 
 
 class Published(NamedTuple):
@@ -95,15 +77,32 @@ class Engine:
         config: windows, series, bounds.
         monitors: what to compute; their order is fixed for the engine's life.
         owner: name written into the state, to tell sidecars apart.
+        judge: judges drift at window close; its state is part of the checkpoint.
+        encode: makes the parcel of a closed window for the history.
+
+    Attributes:
+        outbox: parcels for the history.
     """
 
-    def __init__(self, config: EngineConfig, monitors: Sequence[Monitor], owner: str) -> None:
+    def __init__(
+        self,
+        config: EngineConfig,
+        monitors: Sequence[Monitor],
+        owner: str,
+        judge: Judge | None = None,
+        encode: Encode | None = None,
+    ) -> None:
         self._config = config
         self._monitors = tuple(monitors)
         self._owner = owner
+        self._closing = Closing(monitors, judge, encode)
+        self.outbox = Outbox()
         self._partitions: dict[str, Partition] = {}
         self._table = SeriesTable(config.series)
-        self._counters: dict[str, dict[SeriesKey, Summary]] = {m.name: {} for m in self._monitors}
+        self._counted = tuple(getattr(monitor, "counts", True) for monitor in self._monitors)
+        self._counters: dict[str, dict[SeriesKey, Summary]] = {
+            m.name: {} for m, counted in zip(self._monitors, self._counted, strict=True) if counted
+        }
         self._readings: list[Reading] = []
         self._closed_windows = 0
         self.watermark_us = NEVER
@@ -147,6 +146,8 @@ class Engine:
             IncompatibleStateError: the state was written by a newer mlmon, or is damaged.
         """
         partition, discarded = load_partition(next_offset, records, self._monitors, monotonic)
+        self._closing.load(records)
+        self.outbox.load(name, records)
         self.discarded += discarded
         for _, key in partition.windows:
             self._table.keep(key)
@@ -158,11 +159,16 @@ class Engine:
     def revoke(self, name: str) -> None:
         """Drop a partition and everything of it that is not committed."""
         self._partitions.pop(name, None)
+        self.outbox.drop(name)
+        self._closing.retain(key for p in self._partitions.values() for key in p.series)
 
     def reset(self) -> None:
         """Drop every partition; counters stay, since they hold committed events only."""
         self._partitions.clear()
         self._readings.clear()
+        self._closed_windows = 0
+        self.outbox.clear()
+        self._closing.retain(())
 
     # Events
 
@@ -170,7 +176,7 @@ class Engine:
         """Count what was read of a partition."""
         partition = self._partitions[name]
         partition.next_offset, partition.active_at, partition.dirty = intake.next_offset, monotonic, True
-        _tally(partition, intake)
+        partition.count(intake)
         batch = intake.batch
         if batch is None or len(batch) == 0:
             return
@@ -186,7 +192,7 @@ class Engine:
         starts = np.where(late, NEVER, times - times % self._config.windows.size_us)
         codes, keys = series_codes(batch, self._config.series.segment_by)
         codes, keys = self._admit(partition, codes, keys)
-        for start, key, part in _groups(batch, starts, codes, keys):
+        for start, key, part in cut(batch, starts, codes, keys):
             self._update(partition, start, key, part)
 
     def _admit(
@@ -232,7 +238,7 @@ class Engine:
         touched = {name: self._merge_pending(p) for name, p in self._partitions.items()}
         closing = _END if final else self._closing_time(now_us, monotonic, lag)
         closing = max(closing, self._forced_time())
-        deletes = self._close(closing)
+        deletes, groups = self._close(closing)
         changes = []
         for name, partition in self._partitions.items():
             if not partition.dirty:
@@ -242,8 +248,12 @@ class Engine:
                 for window in touched[name]
                 if window in partition.windows
             }
+            outgoing, spent = self.outbox.changes(name)
+            puts.update(self._closing.records(groups.get(name, ())))
+            puts.update(outgoing)
             puts[META_KEY] = partition.meta_bytes(self._owner, now_us)
-            changes.append(StateChange(name, partition.next_offset, puts, deletes.get(name, ())))
+            gone = [*deletes.get(name, ()), *spent]
+            changes.append(StateChange(name, partition.next_offset, puts, gone))
         return changes
 
     def committed(self) -> Published:
@@ -258,15 +268,28 @@ class Engine:
         tallies = {name: p.tally for name, p in self._partitions.items() if p.tally}
         for name in tallies:
             self._partitions[name].tally = Counter()
+        self.outbox.committed()
         self._expire()
         readings, self._readings = self._readings, []
         closed, self._closed_windows = self._closed_windows, 0
         counters = {name: dict(by_series) for name, by_series in self._counters.items()}
         return Published(counters, readings, closed, tallies)
 
+    def delivered(self, parcel: str) -> None:
+        """Take note that a parcel of the outbox is in the history; the next commit deletes its records."""
+        partition = self._partitions.get(self.outbox.delivered(parcel))
+        if partition is not None:
+            partition.dirty = True
+
+    def standing(self) -> Sequence[Sample]:
+        """The pager as of the last commit, or as loaded. For the loop's thread, right after a commit."""
+        return self._closing.samples()
+
     def _count(self, key: SeriesKey, summaries: Sequence[Summary], *, fresh: bool) -> None:
         """Add summaries to the counters; the published ones are never changed, so the first add copies."""
-        for monitor, summary in zip(self._monitors, summaries, strict=True):
+        for monitor, summary, counted in zip(self._monitors, summaries, self._counted, strict=True):
+            if not counted:
+                continue
             counters = self._counters[monitor.name]
             if key not in counters:
                 counters[key] = summary.copy()
@@ -324,43 +347,50 @@ class Engine:
         starts = sorted(start for p in self._partitions.values() for start, _ in p.windows)
         return starts[excess - 1] + self._config.windows.size_us
 
-    def _close(self, closing_us: int) -> dict[str, list[bytes]]:
-        """Read and drop every window that ends by `closing_us`; returns the state keys to delete."""
+    def _close(self, closing_us: int) -> tuple[dict[str, list[bytes]], dict[str, list[SeriesKey]]]:
+        """Read and drop every window that ends by `closing_us`.
+
+        Returns:
+            By partition, the state keys to delete, and the series whose windows were closed.
+        """
         if closing_us == NEVER:
-            return {}
+            return {}, {}
         size = self._config.windows.size_us
         boundary = closing_us - closing_us % size if closing_us != _END else self._last_end()
         self.watermark_us = max(self.watermark_us, boundary)
         merged: dict[int, dict[SeriesKey, list[Summary]]] = defaultdict(dict)
+        homes: dict[int, str] = {}
         deletes: dict[str, list[bytes]] = defaultdict(list)
+        closed: dict[str, list[SeriesKey]] = {}
         for name, partition in self._partitions.items():
             due = [window for window in partition.windows if window[0] + size <= boundary]
             for window in due:
                 _merge_into(merged[window[0]], window[1], partition.windows.pop(window))
                 deletes[name].append(window_record_key(window))
+                homes.setdefault(window[0], name)
             if due:
+                closed[name] = [key for _, key in due]
                 partition.dirty = True
                 newest = max(start for start, _ in due) + size
                 partition.meta.closed_us = max(partition.meta.closed_us, newest)
-        seen = self.seen() if merged else {}
+        self._read(merged, homes)
+        return deletes, closed
+
+    def _read(self, merged: Mapping[int, dict[SeriesKey, list[Summary]]], homes: Mapping[int, str]) -> None:
+        """Read closed windows in order. A parcel belongs to the first partition its window was found in."""
+        first_seen = {key: seen.first_us for key, seen in self.seen().items()} if merged else {}
         for start in sorted(merged):
-            self._readings.extend(self._read(Window(start, start + size), merged[start], seen))
+            window = Window(start, start + self._config.windows.size_us)
+            readings, chunks = self._closing.read(window, merged[start], first_seen)
+            self._readings.extend(readings)
+            home = homes[start]
+            given_up = self.outbox.add(f"{start}-{home}", home, chunks)
+            self._partitions[home].tally["overflow", "history"] += given_up
         self._closed_windows += len(merged)
-        return deletes
 
     def _last_end(self) -> int:
         starts = [start for p in self._partitions.values() for start, _ in p.windows]
         return max(starts) + self._config.windows.size_us if starts else NEVER
-
-    def _read(
-        self,
-        window: Window,
-        summaries: Mapping[SeriesKey, list[Summary]],
-        seen: Mapping[SeriesKey, SeriesSeen],
-    ) -> Iterator[Reading]:
-        for index, monitor in enumerate(self._monitors):
-            by_series = {key: parts[index] for key, parts in summaries.items()}
-            yield from monitor.read(window, by_series, {key: s.first_us for key, s in seen.items()})
 
     # Series
 
@@ -402,38 +432,6 @@ class Engine:
         for partition in self._partitions.values():
             for key in gone:
                 partition.series.pop(key, None)
-
-
-def _tally(partition: Partition, intake: Intake) -> None:
-    """Add an intake to the partition's totals and to what the next commit publishes."""
-    rejects = sum(intake.rejects.values())
-    meta = partition.meta
-    meta.records += intake.records
-    meta.rejects += rejects
-    meta.dropped += intake.dropped
-    meta.lost += intake.lost
-    tally = partition.tally
-    for what, count in (("records", intake.records), ("dropped", intake.dropped), ("lost", intake.lost)):
-        tally[what, ""] += count
-    tally["overflow", "feature"] += intake.surplus_features
-    for reason, count in intake.rejects.items():
-        tally["reject", str(reason)] += count
-
-
-def _groups(
-    batch: EventBatch, starts: NDArray[np.int64], codes: NDArray[np.intp], keys: list[SeriesKey]
-) -> Iterator[tuple[int, SeriesKey, EventBatch]]:
-    """Cut a batch into its windows and series; a batch that is one group is not copied."""
-    windows, window_codes = np.unique(starts, return_inverse=True)
-    groups = window_codes * len(keys) + codes
-    if np.any(groups[1:] < groups[:-1]):
-        order = np.argsort(groups, kind="stable")
-        batch, groups = batch.take(order), groups[order]
-    cuts = np.flatnonzero(groups[1:] != groups[:-1]) + 1
-    edges = [0, *cuts.tolist(), len(groups)]
-    for first, stop in pairwise(edges):
-        window, series = divmod(int(groups[first]), len(keys))
-        yield int(windows[window]), keys[series], batch.slice(first, stop - first)
 
 
 def _merge_into(into: dict[SeriesKey, list[Summary]], key: SeriesKey, summaries: list[Summary]) -> None:

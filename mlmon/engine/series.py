@@ -8,6 +8,7 @@ segments per (service, model, version, deployment), and series in all. What goes
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated
 
 import msgspec
@@ -17,13 +18,13 @@ from mlmon.events.batch import distinct_rows
 from mlmon.monitors.base import SeriesKey
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
     from mlmon.events.batch import EventBatch
 
-__all__ = ["OTHER", "OTHER_SERIES", "SeriesConfig", "SeriesTable", "series_codes"]
+__all__ = ["OTHER", "OTHER_SERIES", "SeriesConfig", "SeriesTable", "cut", "series_codes"]
 
 OTHER = "other"
 OTHER_SERIES = SeriesKey(OTHER, OTHER, OTHER, OTHER, OTHER)
@@ -90,6 +91,22 @@ def series_codes(batch: EventBatch, segment_by: tuple[str, ...]) -> tuple[NDArra
 def _key(row: list[str], segment_by: tuple[str, ...]) -> SeriesKey:
     segment = ",".join(f"{name}={value}" for name, value in zip(segment_by, row[4:], strict=True))
     return SeriesKey(row[0], row[1], row[2], row[3], segment)
+
+
+def cut(
+    batch: EventBatch, starts: NDArray[np.int64], codes: NDArray[np.intp], keys: list[SeriesKey]
+) -> Iterator[tuple[int, SeriesKey, EventBatch]]:
+    """Cut a batch into its windows and series; a batch that is one group is not copied."""
+    windows, window_codes = np.unique(starts, return_inverse=True)
+    groups = window_codes * len(keys) + codes
+    if np.any(groups[1:] < groups[:-1]):
+        order = np.argsort(groups, kind="stable")
+        batch, groups = batch.take(order), groups[order]
+    cuts = np.flatnonzero(groups[1:] != groups[:-1]) + 1
+    edges = [0, *cuts.tolist(), len(groups)]
+    for first, stop in pairwise(edges):
+        window, series = divmod(int(groups[first]), len(keys))
+        yield int(windows[window]), keys[series], batch.slice(first, stop - first)
 
 
 class SeriesTable:

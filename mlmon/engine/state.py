@@ -20,10 +20,12 @@ from mlmon.windows import NEVER
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mlmon.events.batch import EventBatch
     from mlmon.monitors.base import Monitor, Summary
 
 __all__ = [
     "META_KEY",
+    "Intake",
     "Partition",
     "PartitionMeta",
     "SeriesSeen",
@@ -47,6 +49,28 @@ class SeriesSeen(msgspec.Struct, array_like=True):
     first_us: int
     last_us: int
     events: int
+
+
+class Intake(NamedTuple):
+    """What was read of one partition in one go.
+
+    Attributes:
+        next_offset: where reading goes on.
+        batch: the good events, in the order of the log; None when there is none.
+        records: log records read, bad ones included.
+        rejects: how many records and rows were refused, by reason.
+        dropped: events that emitters said they dropped.
+        lost: records removed by retention before they were read.
+        surplus_features: feature values left out because a batch had too many names.
+    """
+
+    next_offset: int
+    batch: EventBatch | None = None
+    records: int = 0
+    rejects: Mapping[str, int] = {}
+    dropped: int = 0
+    lost: int = 0
+    surplus_features: int = 0
 
 
 class PartitionMeta(msgspec.Struct):
@@ -150,6 +174,20 @@ class Partition:
         seen.first_us = min(seen.first_us, first_us)
         seen.last_us = max(seen.last_us, last_us)
         seen.events += events
+
+    def count(self, intake: Intake) -> None:
+        """Add an intake to the totals and to what the next commit publishes."""
+        rejects = sum(intake.rejects.values())
+        meta, tally = self.meta, self.tally
+        meta.records += intake.records
+        meta.rejects += rejects
+        meta.dropped += intake.dropped
+        meta.lost += intake.lost
+        for what, count in (("records", intake.records), ("dropped", intake.dropped), ("lost", intake.lost)):
+            tally[what, ""] += count
+        tally["overflow", "feature"] += intake.surplus_features
+        for reason, count in intake.rejects.items():
+            tally["reject", str(reason)] += count
 
     def meta_bytes(self, owner: str, now_us: int) -> bytes:
         """The `meta` record as of now."""

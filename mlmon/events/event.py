@@ -56,6 +56,7 @@ class Event(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     numeric_features: dict[str, float] | None = None
     categorical_features: dict[str, str] | None = None
     segments: dict[str, str] | None = None
+    probe_id: str | None = None
     sampling_weight: float | None = None
     trace_id: str | None = None
     span_id: str | None = None

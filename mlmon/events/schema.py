@@ -128,6 +128,13 @@ FIELDS: tuple[Field, ...] = (
         "extractor",
         "What the series are split by: language, tenant, route.",
     ),
+    _f(
+        "probe_id",
+        _STR,
+        "",
+        "extractor",
+        "Name of a golden probe: the same fixed text sent on a schedule; absent for traffic.",
+    ),
     _f("sampling_weight", _F64, "events", "emitter", "1 / inclusion probability; absent means 1."),
     _f("trace_id", _STR, "hex", "tap", "W3C trace id, 32 hex digits."),
     _f("span_id", _STR, "hex", "tap", "W3C span id, 16 hex digits."),

@@ -5,6 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from mlmon.baseline.model import no_parameters
+from mlmon.monitors.embeddings import EmbeddingsConfig, EmbeddingsMonitor
+from mlmon.monitors.features import FeaturesConfig, FeaturesMonitor
+from mlmon.monitors.predictions import PredictionsConfig, PredictionsMonitor
+from mlmon.monitors.samples import SamplesConfig, SamplesMonitor
 from mlmon.monitors.tokenizer import TokenizerConfig, TokenizerMonitor, no_tables
 from mlmon.monitors.traffic import TrafficConfig, TrafficMonitor
 from mlmon.monitors.versions import VersionsConfig, VersionsMonitor, nothing_expected
@@ -14,6 +19,7 @@ if TYPE_CHECKING:
 
     import msgspec
 
+    from mlmon.baseline.model import FindParameters
     from mlmon.monitors.base import Monitor
     from mlmon.monitors.tokenizer import TokenCounter
     from mlmon.monitors.versions import ExpectedVersions
@@ -28,10 +34,12 @@ class Surroundings:
     Attributes:
         tables: token table of a (model, model version), or None.
         expected: what should serve.
+        parameters: what a baseline says of how a monitor turns a scope's events into fields.
     """
 
     tables: Callable[[str, str], TokenCounter | None] = no_tables
     expected: ExpectedVersions = nothing_expected
+    parameters: FindParameters = no_parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +59,19 @@ class MonitorEntry:
 MONITORS: dict[str, MonitorEntry] = {
     "traffic": MonitorEntry(TrafficConfig, lambda config, _: TrafficMonitor(config)),
     "tokenizer": MonitorEntry(
-        TokenizerConfig, lambda config, around: TokenizerMonitor(config, around.tables)
+        TokenizerConfig, lambda config, around: TokenizerMonitor(config, around.tables, around.parameters)
     ),
     "versions": MonitorEntry(VersionsConfig, lambda config, around: VersionsMonitor(config, around.expected)),
+    "samples": MonitorEntry(SamplesConfig, lambda config, _: SamplesMonitor(config)),
+    "features": MonitorEntry(
+        FeaturesConfig, lambda config, around: FeaturesMonitor(config, around.parameters)
+    ),
+    "embeddings": MonitorEntry(
+        EmbeddingsConfig, lambda config, around: EmbeddingsMonitor(config, around.parameters)
+    ),
+    "predictions": MonitorEntry(
+        PredictionsConfig, lambda config, around: PredictionsMonitor(config, around.parameters)
+    ),
 }
 
 

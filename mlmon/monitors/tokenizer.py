@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, NamedTuple, Protocol
+from contextlib import suppress
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
 import numpy as np
-import pyarrow as pa
 
+from mlmon.baseline.model import no_parameters
 from mlmon.catalog import requests as catalog
 from mlmon.errors import IncompatibleStateError
 from mlmon.monitors.base import Reading, Sample
+from mlmon.monitors.drift import DriftSummary, extractors
 from mlmon.monitors.histogram import WeightedHistogram, check_buckets
+from mlmon.monitors.tokenizer_columns import TokenColumns, TokenCounter, no_tables
+from mlmon.monitors.tokenizer_drift import DRIFT_FIELDS, TokenizerExtractor, TokenizerLearner
 from mlmon.stats.counts import count_total, effective_size
 from mlmon.stats.pack import pack, unpack
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from numpy.typing import NDArray
 
+    from mlmon.baseline.model import FindParameters, Parameters
     from mlmon.catalog.base import CounterTriple, Metric
     from mlmon.events.batch import EventBatch
     from mlmon.monitors.base import SeriesKey
+    from mlmon.monitors.drift import FindExtractor
+    from mlmon.monitors.tokenizer_columns import Column, FindTable
+    from mlmon.stats.sums import FieldSums
     from mlmon.windows import Window
 
 __all__ = ["TokenCounter", "TokenizerConfig", "TokenizerMonitor", "TokenizerSummary", "no_tables"]
 
-#: Form of the stored state.
-_FORM = 1
+#: Form of the stored state; the first had no drift.
+_FORM, _FIRST_FORM = 2, 1
 #: Summed quantities: event field and its counters.
 _SUMS: tuple[tuple[str, CounterTriple], ...] = (
     ("tokens", catalog.TOKENS),
@@ -39,15 +47,6 @@ _SUMS: tuple[tuple[str, CounterTriple], ...] = (
     ("truncated_tokens", catalog.TRUNCATED_TOKENS),
     ("words", catalog.WORDS),
     ("characters", catalog.CHARACTERS),
-)
-#: Counts that token ids can stand in for.
-_DERIVED = (
-    "tokens",
-    "unknown_tokens",
-    "continuation_tokens",
-    "byte_fallback_tokens",
-    "masked_tokens",
-    "words",
 )
 
 
@@ -69,28 +68,6 @@ _RATIOS = (
     _Ratio("truncation", "truncated", "truncatable", catalog.TRUNCATION_RATIO),
 )
 _TRUNCATION = len(_RATIOS) - 1
-
-
-class TokenCounter(Protocol):
-    """Counts what token ids are: `mlmon.stats.tokens.TokenTable`."""
-
-    def count(self, ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> Mapping[str, NDArray[np.int64]]:
-        """Counts by event.
-
-        Args:
-            ids: token ids of all events one after the other, shape (m,).
-            offsets: event i has `ids[offsets[i]:offsets[i + 1]]`, shape (n + 1,).
-
-        Returns:
-            By name (`tokens`, `unknown_tokens`, `continuation_tokens`, `byte_fallback_tokens`,
-            `masked_tokens`, `words`) an array of shape (n,); what the vocabulary cannot have is left out.
-        """
-        ...
-
-
-def no_tables(_model: str, _version: str) -> TokenCounter | None:
-    """No `tokenizer.json` is configured."""
-    return None
 
 
 class TokenizerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,14 +100,14 @@ class TokenizerSummary:
         tokenized: n, Σw, Σw² of requests with a token count, shape (3,).
         ratios: for each ratio n, Σw, Σw², then Σn, Σwn, Σ(wn)², then Σd, Σwd, Σ(wd)², then Σw²nd; (6, 10).
         lengths: histogram of tokens per request.
+        drift: fields of drift; empty where no baseline covers the series.
     """
 
-    __slots__ = ("_tables", "lengths", "ratios", "sums", "tokenized")
+    __slots__ = ("_columns", "drift", "lengths", "ratios", "sums", "tokenized")
 
-    def __init__(
-        self, bounds: NDArray[np.float64], tables: Callable[[str, str], TokenCounter | None]
-    ) -> None:
-        self._tables = tables
+    def __init__(self, bounds: NDArray[np.float64], columns: TokenColumns, find: FindExtractor) -> None:
+        self._columns = columns
+        self.drift = DriftSummary(find)
         self.sums = np.zeros((len(_SUMS), 4))
         self.tokenized = np.zeros(3)
         self.ratios = np.zeros((len(_RATIOS), 10))
@@ -138,9 +115,9 @@ class TokenizerSummary:
 
     def update(self, batch: EventBatch) -> None:
         """Take in a batch."""
-        columns = _columns(batch, self._tables)
-        if not columns:
-            return
+        columns = self._columns.read(batch)
+        self.drift.update(batch)
+        self._columns.forget()
         weights = batch.weights()
         for index, (name, _) in enumerate(_SUMS):
             if name in columns:
@@ -162,19 +139,24 @@ class TokenizerSummary:
         self.tokenized += other.tokenized
         self.ratios += other.ratios
         self.lengths.merge(other.lengths)
+        self.drift.merge(other.drift)
 
     def copy(self) -> TokenizerSummary:
         """An independent copy."""
-        twin = TokenizerSummary(self.lengths.bounds, self._tables)
+        twin = TokenizerSummary.__new__(TokenizerSummary)
+        twin._columns = self._columns
         twin.sums = self.sums.copy()
         twin.tokenized = self.tokenized.copy()
         twin.ratios = self.ratios.copy()
         twin.lengths = self.lengths.copy()
+        twin.drift = self.drift.copy()
         return twin
 
     def to_bytes(self) -> bytes:
         """The state, for the checkpoint."""
-        return pack([_FORM, self.sums, self.tokenized, self.ratios, self.lengths.state()])
+        return pack(
+            [_FORM, self.sums, self.tokenized, self.ratios, self.lengths.state(), self.drift.to_bytes()]
+        )
 
 
 class TokenizerMonitor:
@@ -192,6 +174,13 @@ class TokenizerMonitor:
     Fertility and characters per token count tokens before truncation (`tokens + truncated_tokens`), since
     words and characters are those of the whole input.
 
+    Fields of drift, for series that a baseline covers and events answered ok that are no golden probes; each
+    only where the baseline's events carried it. `unknown`, `byte_fallback`, `truncated` (rates): share of
+    requests with at least one such token, since tokens of one text come together. `tokens_per_word`,
+    `continuation_share`, `characters_per_token`, `length` (means, both ways): the first three linearised, the
+    last ln(1 + tokens). `token_ids` (cells): the 255 most frequent ids of the baseline, and all others. It
+    reads `token_ids`, `status` and `probe_id` beside the counts; at most 8 fields.
+
     A rise of the unknown-token or byte-fallback ratio means text the vocabulary was not made for, or a wrong
     tokenizer. A rise of tokens per word, with fewer characters per token, means words fall to pieces. A byte-
     level BPE has no unknown token: its ratio is constantly 0 where the producer sends 0, and has no reading
@@ -202,39 +191,62 @@ class TokenizerMonitor:
         config: buckets.
         tables: gives the table of a (model, model version), or None. Called once for each of them in a batch;
             must not block.
+        parameters: what baselines say.
     """
 
     name = "tokenizer"
 
     def __init__(
-        self, config: TokenizerConfig, tables: Callable[[str, str], TokenCounter | None] = no_tables
+        self,
+        config: TokenizerConfig,
+        tables: FindTable = no_tables,
+        parameters: FindParameters = no_parameters,
     ) -> None:
         self._bounds = np.array(config.length_buckets_tokens)
-        self._tables = tables
+        self._columns = TokenColumns(tables)
+        self._drifts = parameters is not no_parameters
+        self._find = extractors(self, parameters)
 
     @property
     def fields(self) -> frozenset[str]:
-        """The counts, and the token ids only where a table can read them."""
-        counts = (*(name for name, _ in _SUMS), "sampling_weight")
-        return frozenset(counts if self._tables is no_tables else (*counts, "token_ids", "model_version"))
+        """The counts; the token ids only where a table can read them, or drift is watched."""
+        read = {*(name for name, _ in _SUMS), "sampling_weight"}
+        if self._columns.tables is not no_tables:
+            read |= {"token_ids", "model_version"}
+        return frozenset(read | DRIFT_FIELDS if self._drifts else read)
 
     def summary(self) -> TokenizerSummary:
         """An empty summary."""
-        return TokenizerSummary(self._bounds, self._tables)
+        return TokenizerSummary(self._bounds, self._columns, self._find)
 
     def load(self, data: bytes) -> TokenizerSummary:
-        """A summary from `to_bytes`.
+        """A summary from `to_bytes`. Drift of another baseline is dropped, since only the counts still hold.
 
         Raises:
             IncompatibleStateError: the buckets are not those of the configuration.
         """
         form, *fields = unpack(data)
-        if form != _FORM:
+        if form not in (_FIRST_FORM, _FORM):
             raise IncompatibleStateError(f"tokenizer: stored summary has form {form}, expected {_FORM}")
         summary = self.summary()
-        summary.sums, summary.tokenized, summary.ratios, lengths = fields
+        summary.sums, summary.tokenized, summary.ratios, lengths, *drift = fields
         summary.lengths = summary.lengths.restored("tokenizer: length_buckets_tokens", lengths)
+        if drift:
+            with suppress(IncompatibleStateError):
+                summary.drift = DriftSummary(self._find).restore(drift[0])
         return summary
+
+    def learner(self) -> TokenizerLearner:
+        """A new first pass over a reference."""
+        return TokenizerLearner(self._columns)
+
+    def extractor(self, parameters: Parameters) -> TokenizerExtractor:
+        """How events become fields."""
+        return TokenizerExtractor(parameters, self._columns)
+
+    def drift(self, summary: TokenizerSummary) -> Mapping[str, FieldSums]:
+        """The field sums of a summary."""
+        return summary.drift.fields
 
     def collect(self, series: SeriesKey, summary: TokenizerSummary) -> Iterable[Sample]:
         """Totals, ratio parts and lengths since the process started; quantities never carried are absent."""
@@ -269,95 +281,13 @@ class TokenizerMonitor:
                     yield Reading(ratio.reading, tuple(series), value, window, n, n_eff)
 
 
-#: Values with 0 where they are unknown, and where they are known.
-_Column = tuple["NDArray[np.float64]", "NDArray[np.bool_]"]
-
-
-def _columns(batch: EventBatch, tables: Callable[[str, str], TokenCounter | None]) -> dict[str, _Column]:
-    """The columns any event carries, and those computed from them."""
-    raw = {name: values for name, _ in _SUMS if (values := batch.floats(name)) is not None}
-    lists = None if tables is no_tables else batch.column("token_ids")
-    if lists is not None:
-        _derive(batch, lists, tables, raw)
-    columns: dict[str, _Column] = {}
-    for name, values in raw.items():
-        known = (values >= 0) & (values < np.inf)
-        if known.any():
-            columns[name] = np.where(known, values, 0.0), known
-    if "truncated_tokens" in columns:
-        cut, known = columns["truncated_tokens"]
-        columns["truncated"] = (cut > 0).astype(np.float64), known
-        columns["truncatable"] = known.astype(np.float64), known
-    if "tokens" in columns:
-        tokens, known = columns["tokens"]
-        if "truncated_tokens" in columns:
-            tokens = tokens + columns["truncated_tokens"][0]
-        columns["all_tokens"] = tokens, known
-    return columns
-
-
-def _derive(
-    batch: EventBatch,
-    lists: pa.ListArray,
-    tables: Callable[[str, str], TokenCounter | None],
-    raw: dict[str, NDArray[np.float64]],
-) -> None:
-    """Fill absent counts from token ids, for each (model, version) in the batch that has a table."""
-    missing = np.zeros(len(batch), np.bool_)
-    for name in _DERIVED:
-        missing |= np.isnan(raw[name]) if name in raw else True
-    missing &= lists.is_valid().to_numpy(zero_copy_only=False)
-    models, model_names = batch.codes("model_name")
-    versions, version_names = batch.codes("model_version")
-    rows = np.flatnonzero(missing)
-    pairs = models[rows].astype(np.int64) * len(version_names) + versions[rows]
-    for pair in np.unique(pairs).tolist():
-        model, version = divmod(pair, len(version_names))
-        table = tables(model_names[model], version_names[version])
-        if table is not None:
-            chosen = rows[pairs == pair]
-            counts = table.count(*_flat_ids(lists.take(pa.array(chosen))))
-            for name in _DERIVED:
-                if name in counts:
-                    _fill(raw, name, chosen, counts[name], len(batch))
-    if "words" in raw and "truncated_tokens" in raw:
-        _forget_cut_words(batch, raw)
-
-
-def _forget_cut_words(batch: EventBatch, raw: dict[str, NDArray[np.float64]]) -> None:
-    """Unsay words derived from ids where tokens were cut off: they are not all the words of the input."""
-    sent = batch.floats("words")
-    derived = np.True_ if sent is None else np.isnan(sent)
-    raw["words"] = np.where(derived & (raw["truncated_tokens"] > 0), np.nan, raw["words"])
-
-
-def _flat_ids(lists: pa.ListArray) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Ids one after the other and where each event's begin; a null id reads -1, which no table knows."""
-    offsets = lists.offsets.to_numpy().astype(np.int64)
-    ids = lists.values.slice(offsets[0], offsets[-1] - offsets[0])
-    return ids.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32), offsets - offsets[0]
-
-
-def _fill(
-    raw: dict[str, NDArray[np.float64]],
-    name: str,
-    rows: NDArray[np.intp],
-    counts: NDArray[np.int64],
-    length: int,
-) -> None:
-    """Write counts where none was sent, into a copy: the batch's own columns stay as they are."""
-    values = raw[name].copy() if name in raw else np.full(length, np.nan)
-    values[rows] = np.where(np.isnan(values[rows]), counts, values[rows])
-    raw[name] = values
-
-
 def _moments(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Σx, Σwx, Σ(wx)²."""
     weighted = values * weights
     return np.array([values.sum(), weighted.sum(), np.dot(weighted, weighted)])
 
 
-def _pair(numerator: _Column, denominator: _Column, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def _pair(numerator: Column, denominator: Column, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """A row of `TokenizerSummary.ratios` over the events that carry both."""
     both = numerator[1] & denominator[1]
     if not both.all():

@@ -16,6 +16,7 @@ from mlmon.monitors.base import Exemplar, Reading, Sample
 from mlmon.monitors.histogram import WeightedHistogram, check_buckets
 from mlmon.stats.counts import count_cells, count_total, effective_size
 from mlmon.stats.pack import pack, unpack
+from mlmon.stats.sketch import QuantileSketch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,18 +28,19 @@ if TYPE_CHECKING:
     from mlmon.monitors.base import SeriesKey
     from mlmon.windows import Window
 
-__all__ = ["BATCH_SIZE_BUCKETS", "TrafficConfig", "TrafficMonitor", "TrafficSummary"]
+__all__ = ["BATCH_SIZE_BUCKETS", "LATENCY_PARTS", "TrafficConfig", "TrafficMonitor", "TrafficSummary"]
 
 #: Batches grow in powers of two on every accelerator.
 BATCH_SIZE_BUCKETS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0)
 _STATUS_CODE = {status: code for code, status in enumerate(STATUSES)}
 #: Where a status the contract does not know is counted.
 _OTHER = len(STATUSES)
-_PARTS = ("total", "queue", "tokenize", "inference")
+#: Parts of a request's latency, in the order of `TrafficSummary.parts` and `.sketches`.
+LATENCY_PARTS = ("total", "queue", "tokenize", "inference")
 _PART_FIELDS = ("latency_seconds", "queue_seconds", "tokenize_seconds", "inference_seconds")
 _GPU_FIELDS = ("gpu_utilization_ratio", "gpu_memory_used_bytes", "gpu_memory_total_bytes")
-#: Form of the stored state.
-_FORM = 1
+#: Form of the stored state; form 1 had no sketches.
+_FORM = 2
 #: Longest trace id shown: an exemplar may have 128 characters with its label's name.
 _TRACE_ID_BYTES = 64
 
@@ -54,7 +56,7 @@ class TrafficConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             description="Upper bounds of the latency histogram's buckets, in seconds, increasing. Put a "
             "bound at each latency an SLO speaks of. Each bound adds up to 12 samples to every series.",
         ),
-    ] = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+    ] = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
     def __post_init__(self) -> None:
         check_buckets("latency_buckets_seconds", self.latency_buckets_seconds)
@@ -64,21 +66,24 @@ class TrafficSummary:
     """Counts and sums of requests; see `TrafficMonitor`.
 
     Merging adds the counts and keeps the later of two exemplars and of two last values (ties by the larger),
-    so it is associative and commutative. Memory: about 3 kB at the default buckets.
+    so it is associative and commutative. Memory: about 3 kB at the default buckets, and for each part of
+    latency seen a sketch of some 2 kB, 10 kB at most.
 
     Attributes:
         statuses: n, Σw, Σw² by status and `other`, shape (5, 3).
         parts: latency by part.
+        sketches: the same values as quantile sketches, for the history.
         batch: batch size, each request counted with the size of the batch it was in.
         gpu: for each GPU field n, Σw, Σw², Σwx, time of the last value (µs), last value; shape (3, 6).
         exemplars: by latency bucket (time µs, trace id, latency), None where there is none.
     """
 
-    __slots__ = ("batch", "exemplars", "gpu", "parts", "statuses")
+    __slots__ = ("batch", "exemplars", "gpu", "parts", "sketches", "statuses")
 
     def __init__(self, bounds: NDArray[np.float64]) -> None:
         self.statuses = np.zeros((_OTHER + 1, 3))
-        self.parts = [WeightedHistogram(bounds) for _ in _PARTS]
+        self.parts = [WeightedHistogram(bounds) for _ in LATENCY_PARTS]
+        self.sketches = [QuantileSketch() for _ in LATENCY_PARTS]
         self.batch = WeightedHistogram(np.array(BATCH_SIZE_BUCKETS))
         self.gpu = np.zeros((len(_GPU_FIELDS), 6))
         self.exemplars: list[tuple[int, str, float] | None] = [None] * (len(bounds) + 1)
@@ -95,6 +100,7 @@ class TrafficSummary:
             found = _observed(batch, name, weights)
             if found is not None:
                 buckets = self.parts[index].add(found[1], found[2])
+                self.sketches[index].add(found[1], found[2])
                 if index == 0:
                     self._note_exemplars(batch, found[0], buckets, found[1])
         found = _observed(batch, "batch_size", weights)
@@ -165,9 +171,11 @@ class TrafficSummary:
         self.statuses += other.statuses
         for part, more in zip(self.parts, other.parts, strict=True):
             part.merge(more)
+        for sketch, added in zip(self.sketches, other.sketches, strict=True):
+            sketch.merge(added)
         self.batch.merge(other.batch)
-        for row, added in zip(self.gpu, other.gpu, strict=True):
-            _merge_gpu(row, added)
+        for row, last in zip(self.gpu, other.gpu, strict=True):
+            _merge_gpu(row, last)
         for bucket, candidate in enumerate(other.exemplars):
             if candidate is not None:
                 self._offer(bucket, candidate)
@@ -177,6 +185,7 @@ class TrafficSummary:
         twin = TrafficSummary(self.parts[0].bounds)
         twin.statuses = self.statuses.copy()
         twin.parts = [part.copy() for part in self.parts]
+        twin.sketches = [sketch.copy() for sketch in self.sketches]
         twin.batch = self.batch.copy()
         twin.gpu = self.gpu.copy()
         twin.exemplars = list(self.exemplars)
@@ -192,6 +201,7 @@ class TrafficSummary:
                 self.batch.state(),
                 self.gpu,
                 self.exemplars,
+                [sketch.state() for sketch in self.sketches],
             ]
         )
 
@@ -228,14 +238,16 @@ class TrafficMonitor:
             IncompatibleStateError: the latency buckets are not those of the configuration.
         """
         form, *fields = unpack(data)
-        if form != _FORM:
+        if form not in (1, _FORM):
             raise IncompatibleStateError(f"traffic: stored summary has form {form}, expected {_FORM}")
         summary = self.summary()
-        summary.statuses, parts, batch, summary.gpu, exemplars = fields
+        summary.statuses, parts, batch, summary.gpu, exemplars, *rest = fields
         empty = summary.parts[0]
         summary.parts = [empty.restored("traffic: latency_buckets_seconds", part) for part in parts]
         summary.batch = summary.batch.restored("traffic: batch size", batch)
         summary.exemplars = [None if item is None else (item[0], item[1], item[2]) for item in exemplars]
+        if rest:
+            summary.sketches = [QuantileSketch(*state) for state in rest[0]]
         return summary
 
     def collect(self, series: SeriesKey, summary: TrafficSummary) -> Iterable[Sample]:
@@ -247,7 +259,7 @@ class TrafficMonitor:
                 yield Sample(catalog.REQUESTS.estimated, labels, triple[1])
                 yield Sample(catalog.REQUESTS.weight_squared, labels, triple[2])
         shown = [None if item is None else Exemplar(item[2], item[1], item[0]) for item in summary.exemplars]
-        for name, part in zip(_PARTS, summary.parts, strict=True):
+        for name, part in zip(LATENCY_PARTS, summary.parts, strict=True):
             if part.count:
                 yield from part.samples(catalog.LATENCY, (*series, name), shown if name == "total" else ())
         if summary.batch.count:

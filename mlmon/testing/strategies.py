@@ -74,7 +74,7 @@ def _optional(max_features: int) -> dict[str, SearchStrategy[Any]]:
     seconds = st.floats(0, 1e6)
     count = st.integers(0, 2**31 - 1)
     digest = st.text("0123456789abcdef", min_size=32, max_size=64)
-    strings = ("model_version", "tokenizer_version", "instance", "task", "language", "prediction")
+    strings = ("model_version", "tokenizer_version", "instance", "task", "language", "prediction", "probe_id")
     digests = ("model_digest", "tokenizer_digest", "input_hash", "trace_id", "span_id")
     durations = ("latency_seconds", "queue_seconds", "tokenize_seconds", "inference_seconds")
     gpu = ("gpu_utilization_ratio", "gpu_memory_used_bytes", "gpu_memory_total_bytes")

@@ -41,6 +41,8 @@ def configuration(folder: Path, extra: str = "") -> Config:
         path = "{folder}/checkpoint.sqlite"
         [dead_letters]
         directory = "{folder}/letters"
+        [history]
+        directory = "{folder}/history"
         [http]
         port = 0
         {extra}

@@ -208,14 +208,14 @@ def test_the_example_classifies_and_is_watched(
     app = example.create_app(example.Settings(spool=str(spool)))
     with serving(app) as base:
         answer = httpx.post(f"{base}/classify", json={"text": "my debit card was stolen at the hotel"}).json()
-        assert answer["label"] == "card"
+        assert answer["label"] == "card blocked"
         assert httpx.post(f"{base}/classify", json={"text": ""}).status_code == 422
         assert httpx.get(f"{base}/healthz").json() == {"status": "ok"}
         app.state.emitter.flush(5)
         assert "mlmon_tap_sent_events_total 2.0" in httpx.get(f"{base}/metrics").text
     good, bad = read_back().events
-    assert (good["prediction"], good["unknown_tokens"], good["words"]) == ("card", 0, 8)
-    assert good["confidence"] == pytest.approx(answer["scores"]["card"])
+    assert (good["prediction"], good["unknown_tokens"], good["words"]) == ("card blocked", 0, 8)
+    assert good["confidence"] == pytest.approx(answer["scores"]["card blocked"])
     assert 0 < sum(good["top_scores"]) <= 1.001
     assert len(good["input_hash"]) == 32
     assert (bad["status"], bad["prediction"]) == ("client_error", None)

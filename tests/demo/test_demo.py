@@ -1,4 +1,4 @@
-"""The demo as a user runs it, shortened."""
+"""The demo as a user runs it, shortened; and what it calls a success."""
 
 from __future__ import annotations
 
@@ -6,40 +6,101 @@ import importlib.util
 import re
 import subprocess
 import sys
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from mlmon.demo.corpus import docstring_sentences, labelled_queries, queries
-from mlmon.demo.story import run_demo
+from mlmon.demo.figures import Figures
+from mlmon.demo.story import ENCODER, TOPIC, WRONG_TOKENIZER, Found, Options, Outcome, run_demo
 from mlmon.errors import MissingExtraError
 
+if TYPE_CHECKING:
+    from pathlib import Path
 
-def test_the_demo_sees_the_wrong_tokenizer_and_no_healthy_request_fails() -> None:
-    command = [sys.executable, "-m", "mlmon.cli", "demo", "--seconds", "8", "--port", "0", "--no-stay"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
+
+def test_the_demo_pages_for_each_change_and_not_before(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mlmon.cli", "demo", "--seconds", "6", "--port", "0", "--no-stay"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "the wrong tokenizer was seen" in done.stdout
-    summary = re.search(
-        r"unknown tokens ([\d.]+) % -> ([\d.]+) %.*errors (\d+), dead letters (\d+)", done.stdout
-    )
-    assert summary is not None, done.stdout
-    before, after, errors, letters = map(float, summary.groups())
-    assert before < 1 < after
-    assert (errors, letters) == (0, 0)
-    assert re.search(r"metrics at http://127\.0\.0\.1:\d+/metrics", done.stdout)
+    said = done.stdout
+    assert "everything was seen" in said
+    assert re.search(r"metrics at http://127\.0\.0\.1:\d+/metrics", said)
+    assert re.search(r"=> no page\. Evidence of a drift: [\d.,]+ of 2,592,000", said)
+    pages = re.findall(r"=> PAGE after [\d.]+ s\. Cause: (\w+); most of it in ([\w/:]+)", said)
+    assert len(pages) == 3, said
+    assert pages[0][0] in ("embeddings", "features", "predictions")
+    assert pages[1][0] == "embeddings"
+    assert pages[2][0] in ("version", "tokenizer")
+    assert said.count("the page closed by itself") == 2, said
+    assert "traffic on undeclared versions: 100.00 %" in said
+    assert re.search(r" 0 failed, 0 dead letters, 0 false pages", said)
 
 
 def test_without_the_extra_the_demo_names_the_line_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
     with pytest.raises(MissingExtraError, match=r'pip install "mlmon\[server\]"'):
-        run_demo(1, 0, stay=False)
+        run_demo(Options())
 
 
-def test_traffic_is_the_same_for_the_same_seed_and_mixes_both_kinds_of_text() -> None:
-    first = [text for text, _ in zip(queries(3), range(200), strict=False)]
-    assert first == [text for text, _ in zip(queries(3), range(200), strict=False)]
-    templates = {text for _, text in labelled_queries()}
-    share = sum(text in templates for text in first) / len(first)
-    assert 0.5 < share < 0.8
-    assert len(docstring_sentences()) > 1000
+def figures(**values: Any) -> Figures:
+    """A scrape in which all is well."""
+    quiet: dict[str, Any] = {
+        "at": 0.0,
+        "requests": 100.0,
+        "errors": 0.0,
+        "unknown_ratio": 0.001,
+        "mismatch_ratio": 0.0,
+        "lag_seconds": 0.0,
+        "dead_letters": 0.0,
+        "evidence": 0.5,
+        "threshold": 1000.0,
+        "detectors": 30.0,
+        "pages": 0,
+        "page": None,
+        "drift": {},
+    }
+    return Figures(**quiet | values)
+
+
+def outcome(
+    *, healthy: Figures | None = None, found: dict[int, dict[str, Any]] | None = None, failed: int = 0
+) -> Outcome:
+    """A demo in which everything was seen, less what is said."""
+    wrong = figures(unknown_ratio=0.1, mismatch_ratio=1.0, pages=3)
+    rows = [
+        Found(TOPIC, 3.0, "embeddings", "embeddings/shift", 8.0, figures(pages=1)),
+        Found(ENCODER, 3.0, "embeddings", "embeddings/shift", 8.0, figures(pages=2)),
+        Found(WRONG_TOKENIZER, 3.0, "version", "tokenizer/unknown", None, wrong),
+    ]
+    for place, values in (found or {}).items():
+        rows[place] = rows[place]._replace(**values)
+    return Outcome(healthy or figures(), tuple(rows), rows[-1].figures, failed)
+
+
+@pytest.mark.parametrize(
+    ("spoiled", "seen"),
+    [
+        ({}, True),
+        ({"found": {0: {"cause": "features"}}}, True),
+        ({"found": {0: {"cause": "tokenizer"}}}, False),
+        ({"found": {1: {"cause": "predictions"}}}, False),
+        ({"found": {2: {"cause": "embeddings"}}}, False),
+        *(({"found": {place: {"seconds": None}}}, False) for place in range(3)),
+        ({"healthy": figures(pages=1)}, False),
+        ({"healthy": figures(evidence=None)}, False),
+        ({"healthy": figures(mismatch_ratio=None)}, False),
+        ({"found": {2: {"figures": figures(unknown_ratio=0.1, mismatch_ratio=0.5)}}}, False),
+        ({"found": {2: {"figures": figures(unknown_ratio=0.002, mismatch_ratio=1.0)}}}, False),
+        (
+            {"found": {2: {"figures": figures(unknown_ratio=0.1, mismatch_ratio=1.0, dead_letters=1.0)}}},
+            False,
+        ),
+        ({"found": {2: {"figures": figures(unknown_ratio=0.1, mismatch_ratio=1.0, errors=1.0)}}}, False),
+        ({"failed": 1}, False),
+    ],
+)
+def test_everything_is_seen_only_with_three_right_pages_and_nothing_else(
+    spoiled: dict[str, Any], seen: bool
+) -> None:
+    assert outcome(**spoiled).seen is seen

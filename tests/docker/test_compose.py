@@ -206,7 +206,8 @@ def test_alertmanager_takes_its_configuration() -> None:
 
 
 def test_grafana_finds_its_sources_and_dashboards() -> None:
-    provisioning = DOCKER / "grafana/provisioning"
+    provisioning = ROOT / "dashboards/provisioning"
+    assert "../dashboards/provisioning:/etc/grafana/provisioning:ro" in SERVICES["grafana"]["volumes"]
     sources = yaml.safe_load((provisioning / "datasources/mlmon.yaml").read_text(encoding="utf-8"))
     for source in sources["datasources"]:
         name, port = source["url"].removeprefix("http://").split(":")

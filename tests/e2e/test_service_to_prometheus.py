@@ -33,6 +33,8 @@ checkpoint_interval_seconds = 0.3
 size_seconds = 2
 allowed_lateness_seconds = 1
 idle_timeout_seconds = 2
+[history]
+enabled = false
 [http]
 port = 0
 """

@@ -26,6 +26,8 @@ group = "{topic}"
 [loop]
 checkpoint_interval_seconds = 0.2
 peer_interval_seconds = 0.2
+[history]
+enabled = false
 [http]
 port = 0
 """

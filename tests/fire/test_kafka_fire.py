@@ -37,6 +37,8 @@ gather_records = 500
 size_seconds = {SIZE_SECONDS}
 allowed_lateness_seconds = {LATENESS_SECONDS}
 idle_timeout_seconds = 3600
+[history]
+directory = "{{folder}}/history"
 [http]
 port = 0
 """
@@ -52,7 +54,7 @@ def test_totals_and_windows_are_exact_under_kills_freezes_and_a_broker_restart(
     kafka_broker.create_topic(topic, PARTITIONS)
     configs = [tmp_path / f"mlmon-{index}.toml" for index in range(2)]
     for config in configs:
-        config.write_text(CONFIG.format(bootstrap=kafka_broker.bootstrap, topic=topic))
+        config.write_text(CONFIG.format(bootstrap=kafka_broker.bootstrap, topic=topic, folder=tmp_path))
     rng = np.random.default_rng(11)
     load = Load(PARTITIONS, seed=11)
     producer = KafkaProducer(

@@ -31,6 +31,8 @@ gather_records = 200
 size_seconds = {SIZE_SECONDS}
 allowed_lateness_seconds = {LATENESS_SECONDS}
 idle_timeout_seconds = 3600
+[history]
+directory = "{{folder}}/history"
 [http]
 port = 0
 """

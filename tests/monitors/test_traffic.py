@@ -14,7 +14,8 @@ from monitor_kit import SERIES, START_US, batch_of, rows_strategy
 from mlmon.catalog import requests as catalog
 from mlmon.events.schema import STATUSES
 from mlmon.monitors.base import Exemplar, Histogram, Sample
-from mlmon.monitors.traffic import BATCH_SIZE_BUCKETS, TrafficConfig, TrafficMonitor
+from mlmon.monitors.traffic import BATCH_SIZE_BUCKETS, LATENCY_PARTS, TrafficConfig, TrafficMonitor
+from mlmon.stats.pack import pack, unpack
 from mlmon.windows import Window
 
 if TYPE_CHECKING:
@@ -221,3 +222,30 @@ def test_forty_buckets_are_allowed() -> None:
     summary = TrafficMonitor(config).summary()
     summary.update(batch_of([{"latency_seconds": 40.5}]))
     assert summary.parts[0].cells[40, 0] == 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=rows_strategy())
+def test_each_part_of_latency_has_a_sketch_of_its_values(rows: list[Row]) -> None:
+    summary = summed(rows)
+    for index, part in enumerate(LATENCY_PARTS):
+        carried = [row for row in rows if PARTS[part] in row]
+        if not carried:
+            assert np.isnan(summary.sketches[index].quantiles((0.5,))).all()
+            continue
+        values = np.array([row[PARTS[part]] for row in carried])
+        weights = np.array([weight(row) for row in carried])
+        assert summary.sketches[index].weight == weights.sum()
+        whole = np.array([1e-6 if value == 0 else value for value in values])
+        found = summary.sketches[index].quantiles((0.0, 1.0))
+        assert found == pytest.approx([whole.min(), whole.max()], rel=0.0101)
+
+
+def test_state_without_sketches_is_still_read() -> None:
+    summary = summed([{"latency_seconds": 0.25}])
+    _, *fields, _ = unpack(summary.to_bytes())
+    loaded = MONITOR.load(pack([1, *fields]))
+    assert collected(loaded) == collected(summary)
+    assert loaded.sketches[0].weight == 0
+    loaded.merge(summary)
+    assert loaded.sketches[0].quantiles((0.5,)) == summary.sketches[0].quantiles((0.5,))

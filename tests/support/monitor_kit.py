@@ -27,9 +27,20 @@ def batch_of(rows: list[Row]) -> EventBatch:
     rows = [{**_REQUIRED, **row} for row in rows]
     columns = {}
     for field in FIELDS:
-        if field.type is not None and (field.required or any(field.name in row for row in rows)):
-            columns[field.name] = pa.array([row.get(field.name) for row in rows], field.type)
+        if field.required or any(field.name in row for row in rows):
+            values = [row.get(field.name) for row in rows]
+            columns[field.name] = (
+                pa.array(values, field.type) if field.type else _features(field.name, values)
+            )
     return EventBatch(pa.record_batch(columns))
+
+
+def _features(field: str, values: list[dict[str, Any] | None]) -> pa.StructArray:
+    """A feature struct, never null itself, with the names that any row has."""
+    kind = pa.float64() if field == "numeric_features" else pa.string()
+    names = sorted({name for features in values for name in features or {}}) or ["none"]
+    children = [pa.array([(features or {}).get(name) for features in values], kind) for name in names]
+    return pa.StructArray.from_arrays(children, names=names)
 
 
 def _eighths(most: int) -> st.SearchStrategy[float]:
@@ -61,6 +72,18 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
     "tokenizer_version": st.sampled_from(["7", "8"]),
     "tokenizer_digest": st.sampled_from(["dd", "ee"]),
     "sampling_weight": st.sampled_from([1.0, 2.0, 4.5, 20.0]),
+    "probe_id": st.sampled_from([None, "probe"]),
+    "prediction": st.sampled_from(["yes", "no", "maybe", "never seen"]),
+    "confidence": _eighths(1),
+    "entropy": _eighths(3),
+    "top_labels": st.lists(st.sampled_from(["yes", "no", "maybe", "never seen"]), max_size=3),
+    "top_scores": st.lists(_eighths(1), max_size=3),
+    "numeric_features": st.dictionaries(
+        st.sampled_from(["age", "price", "new"]), st.none() | _eighths(9), max_size=3
+    ),
+    "categorical_features": st.dictionaries(
+        st.sampled_from(["country", "new"]), st.none() | st.sampled_from(["de", "fr", "xx"]), max_size=2
+    ),
     "trace_id": st.sampled_from(["", "0a" * 16, "0b" * 16, "0c" * 16]),
 }
 

@@ -1,0 +1,142 @@
+"""The processes of the demo: how they are started, waited for and ended."""
+
+from __future__ import annotations
+
+import http.client
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+from mlmon.errors import MissingExtraError, SourceError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from typing import IO
+
+__all__ = ["Deployment", "end", "free_port", "require_server", "run", "start", "wait_for"]
+
+_PATIENCE_SECONDS = 60.0
+
+
+def require_server() -> None:
+    """Make sure that the service can run.
+
+    Raises:
+        MissingExtraError: FastAPI or uvicorn is not installed.
+    """
+    for package in ("fastapi", "uvicorn"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "server")
+
+
+def free_port() -> int:
+    """A port on loopback that is free now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Deployment:
+    """One running service process.
+
+    Args:
+        folder: what the service reads, and where its events go.
+        tokenizer: name of the tokenizer's file in it.
+        model: of the model's.
+    """
+
+    def __init__(self, folder: Path, tokenizer: str, model: str) -> None:
+        self.port = free_port()
+        options = ("--port", str(self.port), "--folder", str(folder))
+        files = ("--tokenizer", tokenizer, "--model", model)
+        self._process = start("-m", "mlmon.demo.service", *options, *files)
+        try:
+            wait_for(self.port, "/healthz", self._process)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Let it flush its events and end."""
+        end(self._process)
+
+
+def run(*arguments: str, folder: Path | None = None) -> str:
+    """Run Python with these arguments; returns what it wrote.
+
+    Raises:
+        SourceError: it failed.
+    """
+    done = subprocess.run(  # noqa: S603 - ours
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        command = " ".join(arguments)
+        raise SourceError(f"a part of the demo failed (python {command}): {done.stderr.strip()[-2000:]}")
+    return done.stdout
+
+
+def start(
+    *arguments: str, folder: Path | None = None, output: IO[bytes] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start Python with these arguments; errors go to the terminal where there is no output to write to."""
+    return subprocess.Popen(  # noqa: S603 - ours
+        [sys.executable, *arguments],
+        cwd=folder,
+        env=_environment(),
+        stdout=subprocess.DEVNULL if output is None else output,
+        stderr=output,
+    )
+
+
+def _environment() -> dict[str, str]:
+    """Linear algebra on one thread, unless it is chosen: threads that wait for each other in a busy loop make
+    four processes on two cores ten times slower."""
+    return {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"} | os.environ
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End a process in order, or else at once."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(15)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def wait_for(port: int, path: str, process: subprocess.Popen[bytes]) -> None:
+    """Wait until a process answers 200.
+
+    Raises:
+        SourceError: it ended, or does not come up.
+    """
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise SourceError(
+                f"a process of the demo ended with code {process.returncode}; see above for why"
+            )
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+        try:
+            connection.request("GET", path)
+            if connection.getresponse().status == 200:
+                return
+        except OSError:
+            pass
+        finally:
+            connection.close()
+        time.sleep(0.1)
+    raise SourceError(
+        f"a process of the demo did not come up within {_PATIENCE_SECONDS:.0f} s; is the machine very busy?"
+    )

@@ -1,0 +1,1 @@
+"""Every closed window's readings and summaries, as partitioned Parquet."""

@@ -1,0 +1,1 @@
+"""What a configuration will do before it pages anyone."""
