@@ -24,7 +24,7 @@ __all__ = ["build_event", "checked_fields", "trace_of"]
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 _CHARACTERS = CharacterStatistics()
 #: What the tap knows itself; a hook can't change it.
-_OWN = ("event_id", "event_time", "service", "status", "latency_seconds", "sampling_weight")
+_OWN = ("event_id", "event_time", "request_time", "service", "status", "latency_seconds", "sampling_weight")
 _EXTRACTED = msgspec.defstruct(
     "Extracted",
     [

@@ -69,6 +69,33 @@ class EventBatch:
         value: NDArray[np.int64] = self._cache["times"]
         return value
 
+    def label_rows(self) -> NDArray[np.bool_] | None:
+        """Which events are label events, shape (n,); None where there is none, found at no cost."""
+        column = self.column("request_time")
+        if column is None or column.null_count == len(column):
+            return None
+        rows: NDArray[np.bool_] = column.is_valid().to_numpy(zero_copy_only=False)
+        return rows
+
+    def request_times(self) -> NDArray[np.int64]:
+        """When the requests arrived that the events speak of, µs since 1970 UTC, shape (n,).
+
+        For a label event that is its `request_time`, for a request its `event_time`.
+        """
+        column = self.column("request_time")
+        if column is None or column.null_count == len(column):
+            return self.times()
+        stated = column.cast(pa.int64())
+        if stated.null_count:
+            stated = pc.coalesce(stated, pa.array(self.times()))
+        times: NDArray[np.int64] = stated.to_numpy(zero_copy_only=False)
+        return times
+
+    def requests(self) -> EventBatch:
+        """The events that are requests, without the label events; itself where there are only requests."""
+        rows = self.label_rows()
+        return self if rows is None else self.take(np.flatnonzero(~rows))
+
     def weights(self) -> NDArray[np.float64]:
         """Sampling weights, shape (n,); absent means 1."""
         if "weights" not in self._cache:

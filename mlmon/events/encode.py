@@ -25,7 +25,7 @@ from mlmon.events.codecs.formats import (
     MSGPACK_CONTENT_TYPE,
 )
 from mlmon.events.codecs.rejects import write_stream
-from mlmon.events.schema import FIELDS, SCHEMA_VERSION
+from mlmon.events.schema import FIELDS, SCHEMA_VERSION, TIMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ CLOUDEVENT_TYPE = "mlmon.inference"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INTEGERS = frozenset({int, type(None)})
 _NAMES = [field.name for field in FIELDS]
-_INTEGER_NAMES = ["event_time", *(field.name for field in FIELDS if field.type == pa.int32())]
+_INTEGER_NAMES = [*TIMES, *(field.name for field in FIELDS if field.type == pa.int32())]
 
 
 def events_to_batch(events: Sequence[Event]) -> EventBatch:

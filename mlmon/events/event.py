@@ -13,7 +13,8 @@ __all__ = ["Event"]
 class Event(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     """An inference event; fields, types and units are those of `events.schema`, in its order.
 
-    `event_time` is µs since 1970 UTC. `embedding` is a list of floats, or base64 of little-endian float16.
+    `event_time` and `request_time` are µs since 1970 UTC. `embedding` is a list of floats, or base64 of
+    little-endian float16.
     """
 
     event_id: str
@@ -57,6 +58,10 @@ class Event(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     categorical_features: dict[str, str] | None = None
     segments: dict[str, str] | None = None
     probe_id: str | None = None
+    label: str | None = None
+    request_time: int | None = None
+    labelled_masked_tokens: int | None = None
+    right_masked_tokens: int | None = None
     sampling_weight: float | None = None
     trace_id: str | None = None
     span_id: str | None = None

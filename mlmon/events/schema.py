@@ -1,7 +1,8 @@
 """The event contract, version 1: one table of fields, from which the Arrow schema and `docs/events.md` come.
 
 An event describes one inference request. It carries numbers, names and digests; it has no field for raw text.
-Only four fields are required, so that any server can begin with little and add what it knows.
+Only four fields are required, so that any server can begin with little and add what it knows. An event with
+`request_time` is a label event: it says what is true of a request that was an event before.
 
 Why Arrow structs for features: a service has a fixed set of them, and a struct column gives each feature a
 NumPy view at no cost, where a map would need a hash look-up per value.
@@ -13,7 +14,16 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-__all__ = ["DEPLOYMENTS", "FIELDS", "FIELD_BY_NAME", "SCHEMA_VERSION", "STATUSES", "Field", "arrow_type"]
+__all__ = [
+    "DEPLOYMENTS",
+    "FIELDS",
+    "FIELD_BY_NAME",
+    "SCHEMA_VERSION",
+    "STATUSES",
+    "TIMES",
+    "Field",
+    "arrow_type",
+]
 
 SCHEMA_VERSION = 1
 STATUSES = ("ok", "client_error", "error", "timeout")
@@ -135,11 +145,36 @@ FIELDS: tuple[Field, ...] = (
         "extractor",
         "Name of a golden probe: the same fixed text sent on a schedule; absent for traffic.",
     ),
+    _f("label", _STR, "", "extractor", "The truth about the request, in the words of `prediction`."),
+    _f(
+        "request_time",
+        pa.timestamp("us", tz="UTC"),
+        "µs since 1970 UTC",
+        "emitter",
+        "Only in a label event: when the labelled request arrived. `event_time` is then when the label came. "
+        "A row with it speaks of the truth alone; it is no request and is counted as none.",
+    ),
+    _f(
+        "labelled_masked_tokens",
+        _I32,
+        "tokens",
+        "extractor",
+        "Masked tokens whose true token is known.",
+    ),
+    _f(
+        "right_masked_tokens",
+        _I32,
+        "tokens",
+        "extractor",
+        "Those of them that were predicted right.",
+    ),
     _f("sampling_weight", _F64, "events", "emitter", "1 / inclusion probability; absent means 1."),
     _f("trace_id", _STR, "hex", "tap", "W3C trace id, 32 hex digits."),
     _f("span_id", _STR, "hex", "tap", "W3C span id, 16 hex digits."),
 )
 
+#: Fields that are points in time.
+TIMES = tuple(field.name for field in FIELDS if field.type is not None and pa.types.is_timestamp(field.type))
 FIELD_BY_NAME = {field.name: field for field in FIELDS}
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from mlmon.errors import DecodeError, DecodeReason
-from mlmon.events.schema import FIELD_BY_NAME, FIELDS
+from mlmon.events.schema import FIELD_BY_NAME, FIELDS, TIMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -147,7 +147,7 @@ def _maps(column: Column) -> pa.Array:
 
 def _builder(field: Field) -> Callable[[Column], pa.Array | None]:
     named: dict[str, Callable[[Column], pa.Array | None]] = {
-        "event_time": partial(_numbers, np.int64, field.type),
+        **dict.fromkeys(TIMES, partial(_numbers, np.int64, field.type)),
         "embedding": _embeddings,
         "numeric_features": partial(_features, pa.float64()),
         "categorical_features": partial(_features, _STRING),

@@ -23,7 +23,7 @@ from mlmon.events.codecs.checks import ALLOWED, FLOAT_MAX, NON_EMPTY, bounds
 from mlmon.events.codecs.columns import build_columns, columns_to_batch
 from mlmon.events.codecs.formats import Format, format_of_content_type
 from mlmon.events.codecs.upcast import upcast
-from mlmon.events.schema import FIELDS, SCHEMA_VERSION
+from mlmon.events.schema import FIELDS, SCHEMA_VERSION, TIMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,6 +42,8 @@ _MICROSECOND = timedelta(microseconds=1)
 _STEP = 128
 _FLOAT32_MAX = 3.4028234663852886e38
 _FLOAT32: Any = Annotated[float, Meta(ge=-_FLOAT32_MAX, le=_FLOAT32_MAX)]
+_TIME: Any = Annotated[int, Meta(ge=-(2**62), le=2**62)] | Annotated[datetime, Meta(tz=True)]
+_PLAIN_TIMES = frozenset((int, type(None)))
 _FINITE: Any = Annotated[float, Meta(ge=-FLOAT_MAX, le=FLOAT_MAX)]
 
 
@@ -211,9 +213,10 @@ def gather_rows(rows: Sequence[Any], config: DecodeConfig) -> tuple[pa.RecordBat
         if _some(fields.get(name)):
             fields[name], lost = _limit_names(fields[name], config)
             surplus += lost
-    times = fields["event_time"]
-    if not {int}.issuperset(map(type, times)):
-        fields["event_time"] = [_micros(time) for time in times]
+    for name in TIMES:
+        times = fields.get(name)
+        if times is not None and not _PLAIN_TIMES.issuperset(map(type, times)):
+            fields[name] = [_micros(time) for time in times]
     return columns_to_batch(build_columns(fields, len(rows))), surplus
 
 
@@ -234,8 +237,8 @@ def _some(column: Column | None) -> bool:
     return column is not None and column.count(None) < len(column)
 
 
-def _micros(time: int | datetime) -> int:
-    return time if isinstance(time, int) else (time - _EPOCH) // _MICROSECOND
+def _micros(time: int | datetime | None) -> int | None:
+    return (time - _EPOCH) // _MICROSECOND if isinstance(time, datetime) else time
 
 
 def _split_features(fields: dict[str, Column]) -> None:
@@ -304,7 +307,7 @@ def _value_type(field: Field, config: DecodeConfig) -> Any:
     vector: Any = Annotated[list[float], Meta(max_length=config.max_embedding_dim)]
     base64_text: Any = Annotated[str, Meta(max_length=4 * math.ceil(2 * config.max_embedding_dim / 3))]
     named: dict[str, Any] = {
-        "event_time": Annotated[int, Meta(ge=-(2**62), le=2**62)] | Annotated[datetime, Meta(tz=True)],
+        **dict.fromkeys(TIMES, _TIME),
         "token_ids": list[count],
         "top_labels": list[label],
         "top_scores": list[_FLOAT32],
