@@ -47,6 +47,7 @@ check: $(DEV) ## format, lint, types, import contracts, generated files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m mlmon.cli.docs --check
+	$(BIN)/mlmon render --check
 
 format: $(DEV) ## write the format, and repair what ruff can
 	$(BIN)/ruff format .
@@ -58,7 +59,8 @@ bench: $(DEV) ## run every benchmark, at the small size that each has by default
 docs: $(DEV) ## write the generated pages: configuration, metrics, events
 	$(BIN)/python -m mlmon.cli.docs
 
-render: docs ## write everything that is generated from the code
+render: docs ## write everything that is generated from the code and the SLO specs
+	$(BIN)/mlmon render
 
 clean: ## remove what was built and cached
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .tmp dist build

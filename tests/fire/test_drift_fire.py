@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -105,14 +106,16 @@ def stored(config: Config) -> tuple[int, Group | None]:
 
 
 def history(config: Config) -> dict[tuple[Any, ...], float]:
-    """Evidence of the pager and effects of fields by window; fails when a window is there twice."""
+    """Log evidence of the pager and effects of fields by window; fails when a window is there twice."""
     found: dict[tuple[Any, ...], float] = {}
     metrics = ("mlmon_pager_evidence", "mlmon_pager_alarm", "mlmon_drift_effect", TOKENS_PER_WORD.name)
     table = read(config.history.directory, "readings", Selection(metrics=metrics))
     for row in table.to_pylist():
         key = (row["window_end"], row["metric"], row.get("monitor"), row.get("field"))
         assert key not in found, f"twice in the history: {key}"
-        found[key] = row["value"]
+        # Evidence is the exponential of a sum: what is off in the sum's last digits is off in all of its.
+        evidence = row["metric"] == "mlmon_pager_evidence"
+        found[key] = math.log1p(row["value"]) if evidence else row["value"]
     return found
 
 
