@@ -128,8 +128,8 @@ def _drift_page() -> Rule:
         f"{cause}\n* on (service, model) group_left ()\n({_ALARM})\nor on (service, model)\n{_ALARM}",
         f"{_WHO} drifted: {{{{ $labels.field }}}}",
         "The evidence of all drift detectors together crossed the pager's threshold. Most of it is carried "
-        "by the field {{ $labels.field }} of version {{ $labels.version }}, segment {{ $labels.segment }}; "
-        "likely cause: {{ $labels.cause }}.",
+        "by the field {{ $labels.field }} of version {{ $labels.version }}"
+        "{{ with $labels.segment }}, segment {{ . }}{{ end }}; likely cause: {{ $labels.cause }}.",
         "The drift pager pages; labels `cause` and `field` say why.",
         cause='{{ or $labels.cause "unknown" }}',
         service="",
