@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent))
+
+from rules_kit import needs_promtool, promtool
 
 from mlmon.cli.render import rendered
 from mlmon.slo.render_rules import RULES
 from mlmon.slo.render_tests import TESTS
+
+if TYPE_CHECKING:
+    import subprocess
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = rendered(ROOT)
 RULE_FILES = sorted(name for name in FILES if name.startswith(RULES))
 TEST_FILES = sorted(name for name in FILES if name.startswith(TESTS))
 
-pytestmark = [
-    pytest.mark.prometheus,
-    pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed"),
-]
+pytestmark = needs_promtool
 
 
 @pytest.fixture(scope="module")
@@ -35,11 +39,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, subprocess.Co
         command = (
             ["check", "rules", "--lint=all", "--lint-fatal"] if name in RULE_FILES else ["test", "rules"]
         )
-        return subprocess.run(
-            ["promtool", *command, str(root / name)], capture_output=True, text=True, check=False, timeout=250
-        )
+        return promtool(*command, root / name)
 
-    names = [*TEST_FILES, *RULE_FILES]
+    # The largest first, so that both threads are busy to the end.
+    names = sorted([*TEST_FILES, *RULE_FILES], key=lambda name: -len(FILES[name]))
     with ThreadPoolExecutor(2) as pool:
         return dict(zip(names, pool.map(run, names), strict=True))
 

@@ -64,7 +64,7 @@ def expect(
             labels, number = value.rsplit(" ", 1)
             lines += [f"          - labels: '{labels}'", f"            value: {number}"]
     (directory / "test.yml").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    result = promtool(directory / "test.yml")
+    result = promtool("test", "rules", directory / "test.yml")
     if result.returncode:
         print(result.stdout, result.stderr)
     return result.returncode == 0
