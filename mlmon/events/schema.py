@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 __all__ = [
+    "ALWAYS_READ",
     "DEPLOYMENTS",
     "FIELDS",
     "FIELD_BY_NAME",
@@ -175,6 +176,8 @@ FIELDS: tuple[Field, ...] = (
 
 #: Fields that are points in time.
 TIMES = tuple(field.name for field in FIELDS if field.type is not None and pa.types.is_timestamp(field.type))
+#: Optional fields that are read whatever is asked for: they say what an event is.
+ALWAYS_READ = frozenset({"request_time"})
 FIELD_BY_NAME = {field.name: field for field in FIELDS}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from mlmon.events.event import Event
@@ -30,12 +31,14 @@ def labels(min_size: int = 0, max_size: int = 24) -> SearchStrategy[str]:
 def events(now_us: int = NOW_US, max_features: int = 4) -> SearchStrategy[Event]:
     """Events with any of the contract's fields, all of whose values survive every codec exactly.
 
+    Some are label events; `event.request_time is None` tells the others.
+
     Args:
         now_us: no event is later.
         max_features: most feature names of a kind, and most segments.
     """
     optional = {name: st.none() | strategy for name, strategy in _optional(max_features).items()}
-    return st.builds(
+    plain = st.builds(
         Event,
         event_id=labels(1),
         event_time=st.integers(_EARLIEST_US, now_us),
@@ -43,6 +46,28 @@ def events(now_us: int = NOW_US, max_features: int = 4) -> SearchStrategy[Event]
         model_name=labels(1),
         **optional,
     )
+    return st.builds(_with_truth, plain, st.none() | st.sampled_from(("request", "label event")), _truths())
+
+
+def _truths() -> SearchStrategy[dict[str, Any]]:
+    """What may be said of the truth: a label, masked counts, or both; and how long it took to come."""
+    counts = st.tuples(st.integers(0, 2**31 - 1), st.floats(0, 1)).map(lambda c: (c[0], int(c[0] * c[1])))
+    label: dict[str, SearchStrategy[Any]] = {"label": labels(), "prediction": labels()}
+    masked: dict[str, SearchStrategy[Any]] = {"counts": counts}
+    delay: dict[str, SearchStrategy[Any]] = {"delay_us": st.integers(0, 10**12)}
+    return st.one_of(st.fixed_dictionaries(said | delay) for said in (label, masked, label | masked))
+
+
+def _with_truth(event: Event, kind: str | None, truth: dict[str, Any]) -> Event:
+    """The event as it is, with the truth known at once, or as a label event."""
+    if kind is None:
+        return event
+    changes: dict[str, Any] = {name: truth[name] for name in ("label", "prediction") if name in truth}
+    if "counts" in truth:
+        changes["labelled_masked_tokens"], changes["right_masked_tokens"] = truth["counts"]
+    if kind == "label event":
+        changes["request_time"] = max(_EARLIEST_US, event.event_time - truth["delay_us"])
+    return msgspec.structs.replace(event, **changes)
 
 
 def mutations(value: bytes) -> SearchStrategy[bytes]:

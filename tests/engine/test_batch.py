@@ -46,3 +46,48 @@ def test_slices_share_what_was_computed_and_missing_columns_cost_nothing() -> No
     assert batch.floats("latency_seconds") is None
     assert part.codes("service", "?")[1] == ["?"]
     assert batch.take(np.array([2, 0])).times().tolist() == [2, 3]
+
+
+def truth_batch(request_times: list[int | None]) -> EventBatch:
+    times = pa.timestamp("us", tz="UTC")
+    return EventBatch(
+        pa.record_batch(
+            {
+                "event_time": pa.array([10 + i for i in range(len(request_times))], times),
+                "request_time": pa.array(request_times, times),
+            }
+        )
+    )
+
+
+@given(
+    st.lists(st.none() | st.integers(0, 9), min_size=1, max_size=20), st.integers(0, 19), st.integers(1, 20)
+)
+def test_label_events_are_told_from_requests_in_any_slice(
+    stated: list[int | None], start: int, length: int
+) -> None:
+    whole = truth_batch(stated)
+    whole.label_rows()
+    whole.request_times()
+    start = min(start, len(stated) - 1)
+    length = min(length, len(stated) - start)
+    part, kept = whole.slice(start, length), stated[start : start + length]
+    labels = part.label_rows()
+    if all(time is None for time in kept):
+        assert labels is None
+        assert part.requests() is part
+    else:
+        assert labels is not None
+        assert labels.tolist() == [time is not None for time in kept]
+    times = [10 + start + i if time is None else time for i, time in enumerate(kept)]
+    assert part.request_times().tolist() == times
+    requests = part.requests()
+    assert requests.label_rows() is None
+    assert requests.times().tolist() == [10 + start + i for i, time in enumerate(kept) if time is None]
+
+
+def test_without_the_column_every_event_is_a_request() -> None:
+    batch = EventBatch(pa.record_batch({"event_time": pa.array([3, 1], pa.timestamp("us", tz="UTC"))}))
+    assert batch.label_rows() is None
+    assert batch.requests() is batch
+    assert np.shares_memory(batch.request_times(), batch.times())

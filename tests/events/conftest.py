@@ -10,6 +10,7 @@ import pytest
 
 from mlmon.events import DecodeConfig, Decoder, Event, LogRecord
 from mlmon.events.encode import CONTENT_TYPE_HEADER
+from mlmon.events.schema import TIMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -52,9 +53,11 @@ class Kit:
         if batch is None:
             return []
         records = batch.records
-        index = records.schema.get_field_index("event_time")
-        times = records.column(index).cast(pa.int64())
-        return [self._plain(row) for row in records.set_column(index, "event_time", times).to_pylist()]
+        for name in TIMES:
+            if batch.has(name):
+                index = records.schema.get_field_index(name)
+                records = records.set_column(index, name, records.column(index).cast(pa.int64()))
+        return [self._plain(row) for row in records.to_pylist()]
 
     def expected(self, events: Sequence[Event]) -> list[dict[str, Any]]:
         """What `rows` must say of these events."""

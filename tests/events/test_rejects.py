@@ -72,6 +72,23 @@ WHOLE: dict[str, tuple[bytes | None, DecodeReason]] = {
     "time in words": (as_json(event_time="yesterday"), R.BAD_VALUE),
     "time without zone": (as_json(event_time="2023-01-01T00:00:00"), R.BAD_VALUE),
     "seconds for microseconds": (as_json(event_time=1_700_000_000), R.BAD_VALUE),
+    "label before its request": (
+        as_json(label="a", prediction="a", request_time=GOOD["event_time"] + 1),
+        R.BAD_VALUE,
+    ),
+    "label of a wrong unit": (
+        as_json(label="a", prediction="a", request_time=1_700_000_000_000),
+        R.BAD_VALUE,
+    ),
+    "label without prediction": (as_json(label="a", request_time=GOOD["event_time"]), R.MISSING_FIELD),
+    "label event that says nothing": (
+        as_json(prediction="a", request_time=GOOD["event_time"]),
+        R.MISSING_FIELD,
+    ),
+    "request time in words": (as_json(label="a", prediction="a", request_time="noon"), R.BAD_VALUE),
+    "more right than labelled": (as_json(labelled_masked_tokens=1, right_masked_tokens=2), R.BAD_VALUE),
+    "right of nobody knows how many": (as_json(right_masked_tokens=2), R.MISSING_FIELD),
+    "labelled and not judged": (as_json(labelled_masked_tokens=2), R.MISSING_FIELD),
     "the future": (as_json(event_time="2100-01-01T00:00:00Z"), R.FUTURE_TIME),
     "a later version": (as_json(schema_version=2, service=["new", "type"]), R.UNSUPPORTED_VERSION),
     "deep json": (deep(40), R.TOO_DEEP),
@@ -180,6 +197,38 @@ ROWS: dict[str, tuple[dict[str, Any], DecodeReason, str]] = {
     "feature": ({"numeric_features": {"a": float("inf")}}, R.BAD_VALUE, "numeric_features: expected finite"),
     "text feature": ({"categorical_features": {"a": "x" * 257}}, R.BAD_VALUE, "categorical_features: exp"),
     "embedding": ({"embedding": [1.0, float("nan")]}, R.BAD_VALUE, "embedding: expected finite numbers"),
+    "label early": (
+        {"label": "a", "prediction": "b", "request_time": 1_767_225_600_000_000},
+        R.BAD_VALUE,
+        "request_time: expected a time at or before event_time.* got 1767225600000000",
+    ),
+    "label very early": (
+        {"label": "a", "prediction": "b", "request_time": -5},
+        R.BAD_VALUE,
+        "request_time: expected µs since 1970.* got -5",
+    ),
+    "label of nothing": (
+        {"label": "a", "request_time": 1_767_000_000_000_000},
+        R.MISSING_FIELD,
+        "prediction: a label event restates the prediction",
+    ),
+    "empty label event": (
+        {"request_time": 1_767_000_000_000_000},
+        R.MISSING_FIELD,
+        "label: a label event says label, or labelled_masked_tokens",
+    ),
+    "right": (
+        {"labelled_masked_tokens": 2, "right_masked_tokens": 3},
+        R.BAD_VALUE,
+        "right_masked_tokens: expected at most labelled_masked_tokens, got 3",
+    ),
+    "right alone": ({"right_masked_tokens": 3}, R.MISSING_FIELD, "labelled_masked_tokens: .* come together"),
+    "labelled alone": ({"labelled_masked_tokens": 3}, R.MISSING_FIELD, "right_masked_tokens: .* come togeth"),
+    "negative labelled": (
+        {"labelled_masked_tokens": -2, "right_masked_tokens": 0},
+        R.BAD_VALUE,
+        "labelled_masked_tokens: expected a count of at least 0",
+    ),
     "dimension": ({"embedding": [0.0] * 8193}, R.BAD_VALUE, "embedding: expected at most 8192 numbers"),
 }
 
@@ -205,6 +254,33 @@ def test_one_bad_row_costs_only_itself(kit: Any, name: str, companions: dict[str
         [LogRecord(0, -1, None, reject.payload, reject.headers)], kit.now_us
     )
     assert [(r.row, r.reason, r.detail) for r in again.rejects] == [(0, reason, reject.detail)]
+
+
+@pytest.mark.parametrize("fields", [["tokens"], ["label"], ["labelled_masked_tokens"], ["prediction"]])
+def test_a_rule_is_kept_only_where_all_its_fields_are_read(kit: Any, fields: list[str]) -> None:
+    label = {"label": "a", "request_time": kit.now_us - 2_000_000, "right_masked_tokens": 3}
+    decoder = Decoder(DecodeConfig(), fields)
+    for value in (encode_arrow([kit.event(**label)]), encode_json(kit.event(**label))):
+        decoded = decoder.decode([kit.record(value)], kit.now_us)
+        assert decoded.rejects == []
+        assert decoded.batch.label_rows().tolist() == [True]
+    late = kit.event(**label | {"request_time": kit.now_us})
+    decoded = decoder.decode([kit.record(encode_arrow([late])), kit.record(encode_json(late))], kit.now_us)
+    assert [r.reason for r in decoded.rejects] == [R.BAD_VALUE, R.BAD_VALUE]
+
+
+def test_a_label_may_come_with_its_request_or_at_once(kit: Any) -> None:
+    sent = [
+        kit.event(0, label="a"),
+        kit.event(1, label="a", prediction="b", labelled_masked_tokens=0, right_masked_tokens=0),
+        kit.event(2, label="", prediction="", request_time=kit.event(2).event_time),
+        kit.event(3, labelled_masked_tokens=5, right_masked_tokens=5, request_time=kit.now_us - 5_000_000),
+    ]
+    for values in ([encode_arrow(sent)], list(map(encode_json, sent)), list(map(encode_msgpack, sent))):
+        decoded = kit.decode(*values)
+        assert decoded.rejects == []
+        assert kit.rows(decoded.batch) == kit.expected(sent)
+        assert decoded.batch.label_rows().tolist() == [False, False, True, True]
 
 
 def test_a_row_with_many_faults_is_one_reject(kit: Any) -> None:

@@ -46,13 +46,18 @@ FULL: dict[str, Any] = {
     "numeric_features": {"length": 3.5},
     "categorical_features": {"country": "NZ"},
     "segments": {"language": "mi", "route": "/v1"},
+    "prediction": "spam",
+    "label": "ham",
+    "request_time": 1_767_000_000_000_000,
+    "labelled_masked_tokens": 4,
+    "right_masked_tokens": 3,
     "sampling_weight": 20.0,
 }
 
 
 @pytest.mark.parametrize("named", [True, False], ids=["named", "sniffed"])
 @pytest.mark.parametrize("content_type", ONE)
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(events(), min_size=1, max_size=6))
 def test_one_event_per_record(kit: Any, content_type: str, named: bool, sent: list[Event]) -> None:
     values = [ONE[content_type](event) for event in sent]
@@ -65,7 +70,7 @@ def test_one_event_per_record(kit: Any, content_type: str, named: bool, sent: li
         assert decoded.events == len(sent)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(events(), min_size=1, max_size=20))
 def test_many_events_in_one_arrow_record(kit: Any, sent: list[Event]) -> None:
     decoded = kit.decode(encode_arrow(sent))
@@ -75,7 +80,7 @@ def test_many_events_in_one_arrow_record(kit: Any, sent: list[Event]) -> None:
     assert kit.rows(again.batch) == kit.expected(sent)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(events(), st.sampled_from(sorted(ONE)), st.booleans()), min_size=1, max_size=12))
 def test_mixed_formats_keep_the_order_of_the_log(kit: Any, sent: list[tuple[Event, str, bool]]) -> None:
     records = [
@@ -87,7 +92,7 @@ def test_mixed_formats_keep_the_order_of_the_log(kit: Any, sent: list[tuple[Even
     assert kit.rows(decoded.batch) == kit.expected([event for event, _, _ in sent])
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(events(), min_size=1, max_size=8), st.data())
 def test_however_cut_into_calls(kit: Any, sent: list[Event], data: st.DataObject) -> None:
     records = [kit.record(encode_json(event)) for event in sent]
@@ -182,7 +187,7 @@ def test_only_wanted_fields_are_decoded(kit: Any) -> None:
         decoded = decoder.decode(records, kit.now_us)
         assert decoded.rejects == []
         assert decoded.batch.records.schema.names == [
-            *("event_id", "event_time", "service", "model_name", "tokens", "segments")
+            *("event_id", "event_time", "service", "model_name", "tokens", "segments", "request_time")
         ]
         assert [row["tokens"] for row in kit.rows(decoded.batch)] == [0, 1, 2, 3]
     with pytest.raises(ValueError, match="event contract, got colour"):

@@ -74,6 +74,10 @@ FULL: dict[str, Any] = {
     "numeric_features": {"a": 1.0},
     "categorical_features": {"b": "x"},
     "segments": {"language": "en"},
+    "prediction": "x",
+    "label": "y",
+    "labelled_masked_tokens": 3,
+    "right_masked_tokens": 2,
     "sampling_weight": 2.0,
 }
 GOOD = encode_arrow([sample(1, **FULL)])
@@ -96,6 +100,8 @@ def seeds() -> list[bytes]:
         GOOD,
         encode_arrow(events),
         encode_arrow([sample(0), sample(1, status="x")]),
+        encode_arrow([sample(0, **FULL), sample(1, **FULL, request_time=NOW_US - 5)]),
+        encode_json(sample(0, **FULL, request_time=NOW_US)),
         sink.getvalue().to_pybytes(),
         encode_json(events[0]),
         encode_msgpack(events[0]),

@@ -27,11 +27,21 @@ def test_the_clock_moves_only_when_told() -> None:
         clock.advance(-1)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(events())
 def test_events_are_what_the_decoder_accepts(event: Event) -> None:
     decoded = Decoder(DecodeConfig()).decode([LogRecord(0, -1, None, encode_json(event), ())], NOW_US)
     assert (decoded.events, decoded.rejects) == (1, [])
+
+
+def test_events_are_requests_and_label_events_with_the_truth_now_or_later() -> None:
+    for wanted in (
+        lambda event: event.request_time is None and event.label is None,
+        lambda event: event.request_time is None and event.label is not None,
+        lambda event: event.request_time is not None and event.label is not None,
+        lambda event: event.request_time is not None and event.label is None,
+    ):
+        assert wanted(find(events(), wanted))
 
 
 def test_mutations_cut_and_lengthen_and_turn_bits() -> None:

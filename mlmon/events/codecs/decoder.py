@@ -25,8 +25,9 @@ from mlmon.events.codecs.formats import (
 )
 from mlmon.events.codecs.rejects import all_rows_reject, record_reject, row_reject
 from mlmon.events.codecs.rows import FAST_ERRORS, RowDecoder, gather_rows
+from mlmon.events.codecs.truth import find_truth_faults
 from mlmon.events.record import CORRUPT_HEADER
-from mlmon.events.schema import FIELD_BY_NAME
+from mlmon.events.schema import ALWAYS_READ, FIELD_BY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -102,16 +103,18 @@ class Decoder:
         config: limits.
         fields: the fields that are wanted besides the required ones; None for all. What is not wanted is
             neither decoded nor checked, which saves its cost: embeddings and features are most of an event.
+            `request_time` is always read, since it tells label events from requests.
 
     Raises:
         ValueError: a field is not in the contract.
     """
 
     def __init__(self, config: DecodeConfig, fields: Iterable[str] | None = None) -> None:
-        wanted = frozenset(FIELD_BY_NAME if fields is None else fields)
+        wanted = frozenset(FIELD_BY_NAME if fields is None else fields) | ALWAYS_READ
         if unknown := wanted.difference(FIELD_BY_NAME):
             raise ValueError(f"expected fields of the event contract, got {', '.join(sorted(unknown))}")
         self._config = config
+        self._wanted = wanted
         self._arrow = ArrowReader(config, wanted)
         self._rows = RowDecoder(config, wanted)
 
@@ -221,7 +224,11 @@ class Decoder:
         if gathered.batch is None:
             return
         batch = EventBatch(gathered.batch)
-        faults = gathered.faults + find_faults(batch, work.now_us, self._config)
+        faults = [
+            *gathered.faults,
+            *find_faults(batch, work.now_us, self._config),
+            *find_truth_faults(batch, self._wanted),
+        ]
         if faults:
             self._refuse_rows(work, gathered, faults, dict(entries))
             keep = _unaffected(faults, len(batch))
@@ -268,6 +275,7 @@ class Decoder:
         faults = [
             *find_time_faults(batch, work.now_us, self._config),
             *find_embedding_faults(batch, self._config),
+            *find_truth_faults(batch, self._wanted),
         ]
         faults = [fault for fault in faults if len(fault.rows)]
         if faults:
