@@ -7,7 +7,10 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# A folder of wheels to look into first; a CPU build of torch there saves gigabytes.
+WHEELS := $(wildcard ../shared/wheels)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	$(addprefix --find-links ,$(WHEELS))
 BASE := $(VENV)/.installed-base
 DEV := $(VENV)/.installed-dev
 BENCHMARKS := $(filter-out benchmarks/_%,$(sort $(wildcard benchmarks/*.py)))
@@ -21,10 +24,10 @@ $(BIN)/python:
 	@echo "creating $(VENV)"
 	@python="$$(.ci/find-python)" && "$$python" -m venv $(VENV)
 
-# What the demo needs: the sidecar and the example server, no tools for development.
+# What the demo needs: the sidecar and a service to watch, no torch, no tools for development.
 $(BASE): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing mlmon and the example server into $(VENV)"
-	@$(INSTALL) --editable '.[server]'
+	@echo "installing mlmon and the demo's service into $(VENV)"
+	@$(INSTALL) --editable '.[demo]'
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python

@@ -10,7 +10,7 @@ COPY mlmon ./mlmon
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
  && python -m venv --without-pip /opt/mlmon \
  && wheel=$(ls /wheels/mlmon-*.whl) \
- && pip --python /opt/mlmon/bin/python install --no-cache-dir --constraint constraints.txt "${wheel}[server]"
+ && pip --python /opt/mlmon/bin/python install --no-cache-dir --constraint constraints.txt "${wheel}[demo]"
 
 FROM python:3.12.11-slim-bookworm
 RUN groupadd --gid 10001 mlmon \

@@ -31,7 +31,7 @@ def require_server() -> None:
     """
     for package in ("fastapi", "uvicorn"):
         if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "server")
+            raise MissingExtraError(package, "demo")
 
 
 def free_port() -> int:

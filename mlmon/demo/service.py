@@ -77,7 +77,7 @@ def create_app(folder: Path, tokenizer: str = TOKENIZER, weights: str = WEIGHTS)
     try:
         from fastapi import FastAPI
     except ImportError:
-        raise MissingExtraError("fastapi", "server") from None
+        raise MissingExtraError("fastapi", "demo") from None
 
     model = Encoder.load(folder / weights)
     serving = Tokenizer.from_file(str(folder / tokenizer))
@@ -126,7 +126,7 @@ def main() -> None:
     try:
         import uvicorn
     except ImportError:
-        raise MissingExtraError("uvicorn", "server") from None
+        raise MissingExtraError("uvicorn", "demo") from None
 
     app = create_app(options.folder, options.tokenizer, options.model)
     print(json.dumps({"port": options.port}), flush=True)  # noqa: T201 - the demo waits for this line

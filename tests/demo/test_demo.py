@@ -39,7 +39,7 @@ def test_the_demo_pages_for_each_change_and_not_before(tmp_path: Path) -> None:
 def test_without_the_extra_the_demo_names_the_line_to_run(monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "uvicorn" else find(name))
-    with pytest.raises(MissingExtraError, match=r'pip install "mlmon\[server\]"'):
+    with pytest.raises(MissingExtraError, match=r'pip install "mlmon\[demo\]"'):
         run_demo(Options())
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from mlmon.errors import MlmonError
@@ -161,8 +161,8 @@ def test_pytorch_is_asked_for_and_absent(monkeypatch: pytest.MonkeyPatch) -> Non
     assert mmd_test(np.ones((3, 1)), np.ones((3, 1))).p_value == 1.0
 
 
-def pytorch_says_the_same_as_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
-    has_gpu = importlib.import_module("torch").cuda.is_available()
+def test_pytorch_says_the_same_as_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    has_gpu = torch.cuda.is_available()
     monkeypatch.setattr(mmd, "BLOCK_GPU", 64)
     rng = np.random.default_rng(9)
     x, y = rng.normal(size=(150, 12)), rng.normal(0.2, 1, (130, 12))
@@ -171,7 +171,3 @@ def pytorch_says_the_same_as_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
         there = mmd_test(x, y, device=device)
         assert there.mmd2 == pytest.approx(here.mmd2, abs=1e-7)
         assert there.null == pytest.approx(here.null, abs=1e-7)
-
-
-if importlib.util.find_spec("torch") is not None:  # nothing that the tests install needs PyTorch
-    test_pytorch_says_the_same_as_numpy = pytorch_says_the_same_as_numpy
