@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from mlmon.drift.judge import FieldTable, Judge
+    from mlmon.engine.parts import Parts
     from mlmon.monitors.base import Monitor, Reading, Sample, SeriesKey, Summary
     from mlmon.windows import Window
 
@@ -59,12 +60,14 @@ class Closing:
     def read(
         self,
         window: Window,
-        summaries: Mapping[SeriesKey, Sequence[Summary]],
+        summaries: Mapping[SeriesKey, Parts],
         first_seen: Mapping[SeriesKey, int],
     ) -> Closed:
-        """Read a window over all its series."""
+        """Read a window over all its series. A monitor is shown those it has a summary of."""
         by_monitor = {
-            monitor.name: {key: parts[index] for key, parts in summaries.items()}
+            monitor.name: {
+                key: part for key, parts in summaries.items() if (part := parts[index]) is not None
+            }
             for index, monitor in enumerate(self._monitors)
         }
         readings: list[Reading] = []
@@ -75,10 +78,10 @@ class Closing:
         chunks = [] if self._encode is None else self._encode(window, readings, by_monitor)
         return Closed([r for r in readings if r.metric.name not in HISTORY_ONLY], chunks)
 
-    def _tables(self, summaries: Mapping[SeriesKey, Sequence[Summary]]) -> dict[SeriesKey, FieldTable]:
+    def _tables(self, summaries: Mapping[SeriesKey, Parts]) -> dict[SeriesKey, FieldTable]:
         drifting = [(i, m.name, m.drift) for i, m in enumerate(self._monitors) if hasattr(m, "drift")]
         return {
-            series: {name: drift(parts[index]) for index, name, drift in drifting}
+            series: {name: drift(part) for i, name, drift in drifting if (part := parts[i]) is not None}
             for series, parts in summaries.items()
         }
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from mlmon.engine.closing import Closing
 from mlmon.engine.outbox import Outbox
+from mlmon.engine.parts import Counters, Intakes, copy_parts, merge_parts
 from mlmon.engine.series import SeriesConfig, SeriesTable, cut, series_codes
 from mlmon.engine.state import (
     META_KEY,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from mlmon.drift.judge import Judge
     from mlmon.engine.closing import Encode
+    from mlmon.engine.parts import Parts
     from mlmon.engine.state import Partition, WindowKey
     from mlmon.events.batch import EventBatch
     from mlmon.monitors.base import Monitor, Reading, Sample, SeriesKey, Summary
@@ -99,10 +101,8 @@ class Engine:
         self.outbox = Outbox()
         self._partitions: dict[str, Partition] = {}
         self._table = SeriesTable(config.series)
-        self._counted = tuple(getattr(monitor, "counts", True) for monitor in self._monitors)
-        self._counters: dict[str, dict[SeriesKey, Summary]] = {
-            m.name: {} for m, counted in zip(self._monitors, self._counted, strict=True) if counted
-        }
+        self._intakes = Intakes(self._monitors)
+        self._counters = Counters(self._monitors)
         self._readings: list[Reading] = []
         self._closed_windows = 0
         self.watermark_us = NEVER
@@ -119,7 +119,7 @@ class Engine:
     @property
     def fields(self) -> frozenset[str]:
         """Optional event fields that the engine and its monitors read."""
-        own = {"model_version", "deployment", "sampling_weight"}
+        own = {"model_version", "deployment", "sampling_weight", "request_time"}
         if self._config.series.segment_by:
             own.add("segments")
         return frozenset(own).union(*(monitor.fields for monitor in self._monitors))
@@ -210,17 +210,18 @@ class Engine:
         return (codes if len(position) == len(keys) else remap[codes]), list(position)
 
     def _update(self, partition: Partition, start: int, key: SeriesKey, batch: EventBatch) -> None:
-        times = batch.times()
-        newest = int(times.max())
-        partition.note(key, int(times.min()), newest, len(batch))
+        newest = int(batch.times().max())
+        requests = batch.requests()
+        spoken = requests if len(requests) else batch
+        times = spoken.times()
+        partition.note(
+            key, SeriesSeen(int(times.min()), int(times.max()), len(requests), len(batch) - len(requests))
+        )
         self._table.touch(key, newest)
         if start != NEVER:
             partition.meta.windows[start] = partition.meta.windows.get(start, 0) + len(batch)
-        summaries = partition.pending.get((start, key))
-        if summaries is None:
-            summaries = partition.pending[start, key] = [m.summary() for m in self._monitors]
-        for summary in summaries:
-            summary.update(batch)
+        window = (start, key)
+        partition.pending[window] = self._intakes.update(partition.pending.get(window), batch, requests)
 
     # Commits
 
@@ -258,11 +259,9 @@ class Engine:
 
     def committed(self) -> Published:
         """Take note that the last `changes` are safe, and say what they make public."""
-        touched: set[SeriesKey] = set()
         for partition in self._partitions.values():
-            for (_, key), summaries in partition.pending.items():
-                self._count(key, summaries, fresh=key not in touched)
-                touched.add(key)
+            for (_, key), parts in partition.pending.items():
+                self._counters.add(key, parts)
             partition.pending.clear()
             partition.dirty = False
         tallies = {name: p.tally for name, p in self._partitions.items() if p.tally}
@@ -272,8 +271,7 @@ class Engine:
         self._expire()
         readings, self._readings = self._readings, []
         closed, self._closed_windows = self._closed_windows, 0
-        counters = {name: dict(by_series) for name, by_series in self._counters.items()}
-        return Published(counters, readings, closed, tallies)
+        return Published(self._counters.publish(), readings, closed, tallies)
 
     def delivered(self, parcel: str) -> None:
         """Take note that a parcel of the outbox is in the history; the next commit deletes its records."""
@@ -285,32 +283,17 @@ class Engine:
         """The pager as of the last commit, or as loaded. For the loop's thread, right after a commit."""
         return self._closing.samples()
 
-    def _count(self, key: SeriesKey, summaries: Sequence[Summary], *, fresh: bool) -> None:
-        """Add summaries to the counters; the published ones are never changed, so the first add copies."""
-        for monitor, summary, counted in zip(self._monitors, summaries, self._counted, strict=True):
-            if not counted:
-                continue
-            counters = self._counters[monitor.name]
-            if key not in counters:
-                counters[key] = summary.copy()
-                continue
-            if fresh:
-                counters[key] = counters[key].copy()
-            counters[key].merge(summary)
-
     def _merge_pending(self, partition: Partition) -> list[WindowKey]:
         """Merge what is pending into the open windows; `pending` stays, for the counters."""
         touched = []
-        for window, summaries in partition.pending.items():
+        for window, parts in partition.pending.items():
             if window[0] == NEVER:
                 continue
             touched.append(window)
-            held = partition.windows.get(window)
-            if held is None:
-                partition.windows[window] = [summary.copy() for summary in summaries]
-                continue
-            for old, new in zip(held, summaries, strict=True):
-                old.merge(new)
+            if window in partition.windows:
+                merge_parts(partition.windows[window], parts)
+            else:
+                partition.windows[window] = copy_parts(parts)
         return touched
 
     # Closing
@@ -358,7 +341,7 @@ class Engine:
         size = self._config.windows.size_us
         boundary = closing_us - closing_us % size if closing_us != _END else self._last_end()
         self.watermark_us = max(self.watermark_us, boundary)
-        merged: dict[int, dict[SeriesKey, list[Summary]]] = defaultdict(dict)
+        merged: dict[int, dict[SeriesKey, Parts]] = defaultdict(dict)
         homes: dict[int, str] = {}
         deletes: dict[str, list[bytes]] = defaultdict(list)
         closed: dict[str, list[SeriesKey]] = {}
@@ -376,7 +359,7 @@ class Engine:
         self._read(merged, homes)
         return deletes, closed
 
-    def _read(self, merged: Mapping[int, dict[SeriesKey, list[Summary]]], homes: Mapping[int, str]) -> None:
+    def _read(self, merged: Mapping[int, dict[SeriesKey, Parts]], homes: Mapping[int, str]) -> None:
         """Read closed windows in order. A parcel belongs to the first partition its window was found in."""
         first_seen = {key: seen.first_us for key, seen in self.seen().items()} if merged else {}
         for start in sorted(merged):
@@ -399,13 +382,7 @@ class Engine:
         total: dict[SeriesKey, SeriesSeen] = {}
         for partition in self._partitions.values():
             for key, part in partition.series.items():
-                held = total.get(key)
-                if held is None:
-                    total[key] = SeriesSeen(part.first_us, part.last_us, part.events)
-                else:
-                    held.first_us = min(held.first_us, part.first_us)
-                    held.last_us = max(held.last_us, part.last_us)
-                    held.events += part.events
+                total[key] = part if key not in total else total[key].joined(part)
         return total
 
     def split_series(self, peers: Mapping[str, bytes]) -> list[SeriesKey]:
@@ -426,18 +403,14 @@ class Engine:
         before = newest - self._config.series.expiry_seconds * 1_000_000
         held = (key for p in self._partitions.values() for _, key in p.windows)
         gone = self._table.expire(before, held)
-        for counters in self._counters.values():
-            for key in gone:
-                counters.pop(key, None)
+        self._counters.drop(gone)
         for partition in self._partitions.values():
             for key in gone:
                 partition.series.pop(key, None)
 
 
-def _merge_into(into: dict[SeriesKey, list[Summary]], key: SeriesKey, summaries: list[Summary]) -> None:
-    held = into.get(key)
-    if held is None:
-        into[key] = summaries
-        return
-    for old, new in zip(held, summaries, strict=True):
-        old.merge(new)
+def _merge_into(into: dict[SeriesKey, Parts], key: SeriesKey, parts: Parts) -> None:
+    if key in into:
+        merge_parts(into[key], parts)
+    else:
+        into[key] = parts

@@ -20,8 +20,9 @@ from mlmon.windows import NEVER
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from mlmon.engine.parts import Parts
     from mlmon.events.batch import EventBatch
-    from mlmon.monitors.base import Monitor, Summary
+    from mlmon.monitors.base import Monitor
 
 __all__ = [
     "META_KEY",
@@ -38,17 +39,42 @@ __all__ = [
 META_KEY = b"meta"
 _STATE_VERSION = 1
 _RECENT_WINDOWS = 240
+#: Stored in place of the summary of a monitor that has seen no event.
+_NOTHING = b""
 
 #: Start of the window (µs) and its series.
 WindowKey = tuple[int, SeriesKey]
 
 
 class SeriesSeen(msgspec.Struct, array_like=True):
-    """What a partition has carried of a series: first and newest event time (µs), and sampled events."""
+    """What a partition has carried of a series.
+
+    Attributes:
+        first_us: time of the first request, µs; of the first label event where no request came.
+        last_us: time of the newest.
+        events: sampled requests.
+        labels: label events.
+    """
 
     first_us: int
     last_us: int
     events: int
+    labels: int = 0
+
+    def joined(self, other: SeriesSeen) -> SeriesSeen:
+        """Both together. Times of label events give way to those of requests.
+
+        Example:
+            >>> SeriesSeen(5, 9, 0, 2).joined(SeriesSeen(7, 8, 3))
+            SeriesSeen(first_us=7, last_us=8, events=3, labels=2)
+        """
+        telling = [seen for seen in (self, other) if seen.events] or [self, other]
+        return SeriesSeen(
+            min(seen.first_us for seen in telling),
+            max(seen.last_us for seen in telling),
+            self.events + other.events,
+            self.labels + other.labels,
+        )
 
 
 class Intake(NamedTuple):
@@ -81,7 +107,7 @@ class PartitionMeta(msgspec.Struct):
         owner: the sidecar that wrote it.
         written_us: when, wall clock.
         records: log records read, bad ones included.
-        events: sampled events counted, late ones included.
+        events: sampled events counted, late ones and label events included.
         late: those of them whose window was closed.
         rejects: records and rows kept as dead letters.
         dropped: events that emitters said they dropped.
@@ -149,7 +175,7 @@ class Partition:
         meta: as of the last commit plus what came since.
         next_offset: where reading goes on.
         series: what was seen of each series; written into `meta`.
-        windows: summaries of open windows, one for each monitor, as of the last `changes`.
+        windows: summaries of open windows by monitor, as of the last `changes`.
         pending: summaries of what came since, late events under the window `NEVER`.
         active_at: monotonic time of the newest records, seconds.
         tally: what the next commit adds to mlmon's own counters, by (what, label value).
@@ -160,20 +186,14 @@ class Partition:
     next_offset: int
     active_at: float
     series: dict[SeriesKey, SeriesSeen] = field(default_factory=dict)
-    windows: dict[WindowKey, list[Summary]] = field(default_factory=dict)
-    pending: dict[WindowKey, list[Summary]] = field(default_factory=dict)
+    windows: dict[WindowKey, Parts] = field(default_factory=dict)
+    pending: dict[WindowKey, Parts] = field(default_factory=dict)
     tally: Counter[tuple[str, str]] = field(default_factory=Counter)
     dirty: bool = False
 
-    def note(self, key: SeriesKey, first_us: int, last_us: int, events: int) -> None:
+    def note(self, key: SeriesKey, seen: SeriesSeen) -> None:
         """Count events of a series."""
-        seen = self.series.get(key)
-        if seen is None:
-            self.series[key] = SeriesSeen(first_us, last_us, events)
-            return
-        seen.first_us = min(seen.first_us, first_us)
-        seen.last_us = max(seen.last_us, last_us)
-        seen.events += events
+        self.series[key] = self.series[key].joined(seen) if key in self.series else seen
 
     def count(self, intake: Intake) -> None:
         """Add an intake to the totals and to what the next commit publishes."""
@@ -203,9 +223,10 @@ def window_record_key(window: WindowKey) -> bytes:
     return b"w" + pack([window[0], *window[1]])
 
 
-def window_record(monitors: Sequence[Monitor], summaries: Sequence[Summary]) -> bytes:
+def window_record(monitors: Sequence[Monitor], parts: Parts) -> bytes:
     """The state value of a window and series."""
-    return pack({m.name: s.to_bytes() for m, s in zip(monitors, summaries, strict=True)})
+    pairs = zip(monitors, parts, strict=True)
+    return pack({monitor.name: _NOTHING if part is None else part.to_bytes() for monitor, part in pairs})
 
 
 def load_partition(
@@ -228,12 +249,13 @@ def load_partition(
             continue
         start, *series = unpack(key[1:])
         stored: dict[str, bytes] = unpack(value)
-        summaries: list[Summary] = []
+        parts: Parts = []
         for monitor in monitors:
             try:
-                summaries.append(monitor.load(stored[monitor.name]))
+                data = stored[monitor.name]
+                parts.append(None if data == _NOTHING else monitor.load(data))
             except (KeyError, IncompatibleStateError):
-                summaries.append(monitor.summary())
+                parts.append(None)
                 discarded += 1
-        partition.windows[start, SeriesKey(*series)] = summaries
+        partition.windows[start, SeriesKey(*series)] = parts
     return partition, discarded

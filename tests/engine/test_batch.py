@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlmon.events.batch import EventBatch, encode_strings
@@ -12,6 +12,7 @@ from mlmon.events.batch import EventBatch, encode_strings
 VALUES = st.lists(st.sampled_from(["", "a", "b", "ab", "ba", "é", "aaaa", None]), min_size=1, max_size=12)
 
 
+@settings(deadline=None)
 @given(VALUES, st.integers(0, 11), st.integers(1, 12), st.booleans())
 def test_codes_say_what_the_column_says_whatever_its_offset(
     values: list[str | None], start: int, repeat: int, alike: bool
@@ -60,6 +61,7 @@ def truth_batch(request_times: list[int | None]) -> EventBatch:
     )
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.none() | st.integers(0, 9), min_size=1, max_size=20), st.integers(0, 19), st.integers(1, 20)
 )
