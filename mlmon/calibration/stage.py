@@ -126,11 +126,12 @@ class Stage:
             self._folder.cleanup()
 
     def add(self, batch: EventBatch) -> None:
-        """Take events in.
+        """Take events in. Label events are no requests: they are left out.
 
         Raises:
             BaselineError: there is no room for the temporary files.
         """
+        batch = batch.requests()
         if not len(batch):
             return
         columns = [batch.codes(name) for name in ("service", "model_name", "model_version")]

@@ -43,6 +43,7 @@ _TAIL_COLUMNS = (
     "unknown_tokens",
     "prediction",
     "confidence",
+    "label",
 )
 
 

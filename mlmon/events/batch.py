@@ -94,7 +94,9 @@ class EventBatch:
     def requests(self) -> EventBatch:
         """The events that are requests, without the label events; itself where there are only requests."""
         rows = self.label_rows()
-        return self if rows is None else self.take(np.flatnonzero(~rows))
+        if rows is None:
+            return self
+        return EventBatch(self.records.drop_columns(["request_time"]).take(pa.array(np.flatnonzero(~rows))))
 
     def weights(self) -> NDArray[np.float64]:
         """Sampling weights, shape (n,); absent means 1."""

@@ -104,7 +104,7 @@ class LoggedEvents:
         return [f"{self.refused.total():,} records were no events and are left out ({reasons})."]
 
     def batches(self, _chosen: Chosen, advance: Callable[[float], None]) -> Iterator[EventBatch]:
-        """All events."""
+        """All requests; label events are none."""
         return self._decoded(None, advance)
 
     def _decoded(
@@ -126,8 +126,9 @@ class LoggedEvents:
                     for chunk in polled.chunks:
                         decoded = decoder.decode(chunk.records, _NO_FUTURE_US)
                         self.refused.update(str(reject.reason) for reject in decoded.rejects)
-                        if decoded.batch is not None:
-                            yield decoded.batch
+                        requests = None if decoded.batch is None else decoded.batch.requests()
+                        if requests is not None and len(requests):
+                            yield requests
                     advance((index + _done(source)) / len(sources))
             finally:
                 source.close()

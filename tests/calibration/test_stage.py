@@ -146,3 +146,15 @@ def test_batches_are_full() -> None:
     (scope,) = stage.scopes.values()
     assert [len(batch) for batch in scope.batches()] == [BATCH_ROWS, BATCH_ROWS, 10_000 - 2 * BATCH_ROWS]
     stage.__exit__(None, None, None)
+
+
+def test_label_events_are_left_out() -> None:
+    times = pa.timestamp("us", tz="UTC")
+    mixed = make_events(60, request_time=pa.array([None, START_US, None] * 20, times))
+    stage = staged([mixed, make_events(30, request_time=pa.array([START_US] * 30, times))])
+    (scope,) = stage.scopes.values()
+    ids = mixed.records.column("event_id").to_pylist()
+    assert scope.events == 40
+    assert sorted(ids_of(scope)) == sorted(ids[0::3] + ids[2::3])
+    assert not any(batch.has("request_time") for batch in scope.batches())
+    stage.__exit__(None, None, None)

@@ -130,6 +130,20 @@ def test_files_and_spools_are_read_together(tmp_path: Path) -> None:
     assert source.newest_us() == START_US + HOUR_US + 199 * 250_000
 
 
+def test_label_events_are_no_part_of_a_report(tmp_path: Path) -> None:
+    times = pa.timestamp("us", tz="UTC")
+    newer = events(200, 2, start_us=START_US + HOUR_US)
+    labels = newer.append_column("request_time", pa.array([START_US] * 200, times))
+    labels = replaced(labels, "label", labels.column("prediction").to_pylist())
+    both = pa.concat_tables([events(300, 1), labels], promote_options="permissive")
+    pq.write_table(both.take(np.random.default_rng(1).permutation(500)), tmp_path / "mixed.parquet")
+    pq.write_table(labels, tmp_path / "labels.parquet")
+    source = LoggedEvents([str(tmp_path / "*.parquet")])
+    assert sum(map(len, read_all(source))) == 300
+    assert source.refused.total() == 0
+    assert source.newest_us() == START_US + 299 * 250_000
+
+
 def test_what_is_not_there_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="no file matches"):
         LoggedEvents([str(tmp_path / "*.parquet")]).newest_us()
