@@ -8,6 +8,7 @@ batch holds sequences of one length.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -53,9 +54,15 @@ class Shape:
     @classmethod
     def of(cls, config: dict[str, object]) -> Shape:
         """The sizes in a `config.json`."""
-        names = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-        sizes = [int(str(config[name])) for name in (*names, "max_position_embeddings")]
-        return cls(*sizes, eps=float(str(config["layer_norm_eps"])))
+        return cls(
+            vocabulary=int(str(config["vocab_size"])),
+            hidden=int(str(config["hidden_size"])),
+            layers=int(str(config["num_hidden_layers"])),
+            heads=int(str(config["num_attention_heads"])),
+            inner=int(str(config["intermediate_size"])),
+            positions=int(str(config["max_position_embeddings"])),
+            eps=float(str(config["layer_norm_eps"])),
+        )
 
 
 class _Embeddings(nn.Module):
@@ -68,7 +75,7 @@ class _Embeddings(nn.Module):
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         other = self.position_embeddings.weight[: ids.shape[1]] + self.token_type_embeddings.weight[0]
-        return self.LayerNorm(self.word_embeddings(ids) + other)
+        return _tensor(self.LayerNorm(self.word_embeddings(ids) + other))
 
 
 class _Projections(nn.Module):
@@ -95,19 +102,59 @@ class _Output(nn.Module):
         self.LayerNorm = nn.LayerNorm(shape.hidden, eps=shape.eps)
 
     def forward(self, inner: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-        return self.LayerNorm(self.dense(inner) + residual)
+        return _tensor(self.LayerNorm(self.dense(inner) + residual))
+
+
+class _Attention(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.self = _Projections(shape)
+        self.output = _Output(shape, shape.hidden)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _tensor(self.output(self.self(x), x))
+
+
+class _Intermediate(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.dense = nn.Linear(shape.hidden, shape.inner)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.gelu(self.dense(x))
 
 
 class _Layer(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        self.attention = nn.ModuleDict({"self": _Projections(shape), "output": _Output(shape, shape.hidden)})
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(shape.hidden, shape.inner)})
+        self.attention = _Attention(shape)
+        self.intermediate = _Intermediate(shape)
         self.output = _Output(shape, shape.inner)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.attention["output"](self.attention["self"](x), x)
-        return self.output(F.gelu(self.intermediate["dense"](x)), x)
+        x = self.attention(x)
+        return _tensor(self.output(self.intermediate(x), x))
+
+
+class _Encoder(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(_Layer(shape) for _ in range(shape.layers))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layer:
+            x = layer(x)
+        return x
+
+
+class _Body(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.embeddings = _Embeddings(shape)
+        self.encoder = _Encoder(shape)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return _tensor(self.encoder(self.embeddings(ids)))
 
 
 class _Transform(nn.Module):
@@ -117,7 +164,7 @@ class _Transform(nn.Module):
         self.LayerNorm = nn.LayerNorm(shape.hidden, eps=shape.eps)
 
     def forward(self, rows: torch.Tensor) -> torch.Tensor:
-        return self.LayerNorm(F.gelu(self.dense(rows)))
+        return _tensor(self.LayerNorm(F.gelu(self.dense(rows))))
 
 
 class _Predictions(nn.Module):
@@ -125,6 +172,12 @@ class _Predictions(nn.Module):
         super().__init__()
         self.transform = _Transform(shape)
         self.bias = nn.Parameter(torch.zeros(shape.vocabulary))
+
+
+class _Head(nn.Module):
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.predictions = _Predictions(shape)
 
 
 class Bert(nn.Module):
@@ -141,24 +194,23 @@ class Bert(nn.Module):
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
-        layers = nn.ModuleList(_Layer(shape) for _ in range(shape.layers))
-        self.bert = nn.ModuleDict(
-            {"embeddings": _Embeddings(shape), "encoder": nn.ModuleDict({"layer": layers})}
-        )
-        self.cls = nn.ModuleDict({"predictions": _Predictions(shape)})
+        self.bert = _Body(shape)
+        self.cls = _Head(shape)
         self.apply(_initialise)
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """Last hidden states (rows, length, hidden) of token ids (rows, length), all of them real tokens."""
-        x = self.bert["embeddings"](ids)
-        for layer in self.bert["encoder"]["layer"]:
-            x = layer(x)
-        return x
+        return _tensor(self.bert(ids))
 
     def scores(self, rows: torch.Tensor) -> torch.Tensor:
         """Logits (n, vocabulary) of hidden states (n, hidden)."""
-        head = self.cls["predictions"]
-        return F.linear(head.transform(rows), self.bert["embeddings"].word_embeddings.weight, head.bias)
+        head = self.cls.predictions
+        return F.linear(head.transform(rows), self.bert.embeddings.word_embeddings.weight, head.bias)
+
+
+def _tensor(made: object) -> torch.Tensor:
+    """What a module returned; torch types it as anything."""
+    return cast("torch.Tensor", made)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -96,7 +96,7 @@ def cut(documents: Iterable[Document], tokenizer: Tokenizer, longest: int, seed:
 
 
 def mask(ids: np.ndarray, rng: np.random.Generator, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mask as BERT does: 15 % of the tokens are asked for; 80 % of these are [MASK], 10 % any token, 10 % kept.
+    """Mask as BERT does: of 15 % of the tokens, which are asked for, 80 % are [MASK], 10 % any token.
 
     Args:
         ids: (rows, length).

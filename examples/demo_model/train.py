@@ -154,7 +154,7 @@ class Trainer:
             group["lr"] = rate
         loss = F.cross_entropy(self.model.scores(self.model(seen)[asked]), true)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self._optimizer.step()
         return loss.item()
