@@ -170,10 +170,20 @@ def _burn(
         expression,
         labels,
         notes(settings, name, summary, description),
-        settings.duration(condition.for_seconds) if condition.for_seconds else "",
+        settings.duration(_held(condition, settings)) if _held(condition, settings) else "",
         settings.duration(keep) if keep else "",
         f"The burn is above {limit} over {long}{bound} and over {short}.",
     )
+
+
+def _held(condition: BurnCondition, settings: RuleSettings) -> int:
+    """How long a burn must hold, in seconds: over two evaluations at least where these follow closely.
+
+    The known root cause of a service is recorded by another group, up to an interval later. An alert that
+    fired at once would have the default cause, and the known one a moment later: two pages of one cause.
+    """
+    least = settings.interval_seconds if is_fast(condition.long_seconds) else 0
+    return max(condition.for_seconds, least)
 
 
 def _whose(objective: Objective) -> str:
