@@ -1,55 +1,72 @@
 """What the rules cost a real Prometheus, beside the same objectives as plain `rate()` alerts.
 
-    python benchmarks/rules.py                     2 services x 10 objectives
-    python benchmarks/rules.py --services 50       50 x 10, some ten minutes
+    python benchmarks/rules.py                     2 services x 10 objectives, eight minutes
+    python benchmarks/rules.py --services 50       50 x 10, half an hour
 
-Blocks with days of counters, and of what the rules would have recorded from them, are made by promtool and
-loaded, so that long windows are full. Each set of rules then runs alone, for one evaluation of the slowest
-group and one minute more; what is shown is the evaluation time that Prometheus reports for its groups and the
-processor time of the process. It scrapes the counters once a minute meanwhile. The plain alerts divide two
-sums of `rate()` for each window and have no confidence bound, no minimum of events, no budget.
+Three Prometheus run side by side on the same history and scrape the same counters once a minute: one without
+rules, one with the rules as they are rendered, one with plain alerts, which divide two sums of `rate()` for
+each burn window and have no confidence bound, no minimum of events, no budget, no series for a dashboard.
+promtool makes the history: days of counters, so that the longest burn window is full, and a period of what
+the slow rules record, so that the budget is counted over all of it.
 
-Further: the time to render 500 objectives.
+Shown is what five minutes cost, with five evaluations of fast rules and one of slow ones: processor time,
+less what the Prometheus without rules takes; the time that Prometheus says evaluations took, which other work
+on the machine stretches; samples that queries read, which nothing stretches. Both must find the burns that
+went in.
+
+Further: how long `mlmon render` takes for 500 objectives.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
-import threading
 import time
 import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlencode
 
+from _rules_history import (
+    PERIOD_DAYS,
+    SCRAPE,
+    SETTINGS,
+    STEM,
+    Exporter,
+    Size,
+    bad,
+    blocks,
+    counter_lines,
+    recorded_lines,
+)
+
+from mlmon.cli.render import rendered
+from mlmon.slo import load_specs
 from mlmon.slo.alerting import objective_groups
-from mlmon.slo.health import HealthSettings
 from mlmon.slo.model import STANDARD, Counters, Matcher, Method, Objective, Ratio, Selector, Version
 from mlmon.slo.promql import Alert, Group, rules_yaml
-from mlmon.slo.render_docs import alerts_markdown
-from mlmon.slo.render_rules import rule_files
-from mlmon.slo.render_tests import rule_tests
-from mlmon.slo.windows import STEP_SECONDS, RuleSettings, window_name
+from mlmon.slo.windows import STEP_SECONDS, window_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SETTINGS = RuleSettings()
-SCRAPE = 60
-STEM = "mlmon_requests"
+#: Before anything is measured: rates need two scrapes, recordings two evaluations.
+WARM_SECONDS = 150
+SLOS = Path(__file__).parents[1] / "alerts/slos"
 
 
-def objectives(count: int, spread: int = 10) -> list[Objective]:
+def objectives(count: int) -> list[Objective]:
     """Objectives over one counter, each over a segment of its own, for all services at once."""
     found = []
     for index in range(count):
-        segment = Matcher("segment", "=", f"s{index % spread}")
+        segment = Matcher("segment", "=", f"s{index}")
 
         def counters(*matchers: Matcher, own: Matcher = segment) -> Counters:
             names = (f"{STEM}_total", "mlmon_sampled_requests_total", f"{STEM}_weight_squared_total")
@@ -62,7 +79,7 @@ def objectives(count: int, spread: int = 10) -> list[Objective]:
                 service="all",
                 display_name=f"Objective {index}",
                 description="",
-                window_seconds=30 * 86_400,
+                window_seconds=PERIOD_DAYS * 86_400,
                 method=Method.OCCURRENCES,
                 versions=(Version(None, 0.999, ratio),),
                 conditions=STANDARD,
@@ -73,115 +90,68 @@ def objectives(count: int, spread: int = 10) -> list[Objective]:
     return found
 
 
-def ours(objective: Objective) -> list[Group]:
+def recorded_groups(specs: list[Objective]) -> list[Group]:
     """The rules as they are rendered."""
-    return list(objective_groups(objective, SETTINGS))
+    return [group for objective in specs for group in objective_groups(objective, SETTINGS)]
 
 
-def plain_groups(objective: Objective) -> list[Group]:
-    """The same burn conditions, each window read from the counters."""
+def share(objective: Objective, seconds: int) -> str:
+    """Share of bad events over a window, read from the counters."""
     sli = objective.current.sli
     assert isinstance(sli, Ratio)
-
-    def share(seconds: int) -> str:
-        span = window_name(seconds)
-        bad, total = (
-            f"sum by (service, model) (rate({selector.over(span)}))"
-            for selector in (sli.part.estimated, sli.total.estimated)
-        )
-        return f"{bad} / {total}"
-
-    alerts = [
-        Alert(
-            f"Plain{condition.name.title()}",
-            "\nand\n".join(
-                f"{share(window)} > {condition.threshold * objective.current.budget!r}"
-                for window in (condition.long_seconds, condition.short_seconds)
-            ),
-            {"severity": condition.severity, "slo": objective.name},
-            {"summary": "x"},
-        )
-        for condition in objective.conditions
-    ]
-    return [Group(f"plain-{objective.name}", window_name(SETTINGS.interval_seconds), alerts)]
+    failed, total = (
+        f"sum by (service, model) (rate({selector.over(window_name(seconds))}))"
+        for selector in (sli.part.estimated, sli.total.estimated)
+    )
+    return f"{failed} / {total}"
 
 
-# --- history
-
-
-def counters_at(specs: list[Objective], services: int) -> Iterator[tuple[str, str, float]]:
-    """Name, labels and increase at each scrape of every counter."""
-    for name in (STEM, f"{STEM}_weight_squared"):
-        for service in range(services):
-            for index in range(len(specs)):
-                for status, step in (("ok", 100), ("error", 0.05)):
-                    labels = f'{{service="service-{service}",model="m",segment="s{index}",status="{status}"}}'
-                    yield name, labels, step
-
-
-class Exporter:
-    """The counters as they go on after the history."""
-
-    def __init__(self, specs: list[Objective], services: int, start: int) -> None:
-        counters = list(counters_at(specs, services))
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                count = (time.time() - start) / SCRAPE
-                body = "".join(f"{n}_total{labels} {count * step:.6g}\n" for n, labels, step in counters)
-                self.send_response(200)
-                self.send_header("Content-Type", "text/plain; version=0.0.4")
-                self.end_headers()
-                self.wfile.write(body.encode())
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.target = f"127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self.server.shutdown()
-        self.server.server_close()
-
-
-def write_history(path: Path, specs: list[Objective], services: int, days: float, end: int) -> int:
-    """OpenMetrics text: counters at the scrape interval, and what the rules record from them. Samples."""
-    start, samples = end - int(days * 86_400), 0
-    times = range(start, end, SCRAPE)
-    steps = range(start, end, STEP_SECONDS)
-    recent = range(end - 7200, end, SCRAPE)
-    who = [f'service="service-{index}",model="m"' for index in range(services)]
-    with path.open("w") as out:
-        written = ""
-        for name, labels, step in counters_at(specs, services):
-            if name != written:
-                out.write(f"# TYPE {name} counter\n")
-                written = name
-            out.writelines(f"{name}_total{labels} {n * step:.6g} {at}\n" for n, at in enumerate(times))
-            samples += len(times)
-        for what, value in (("bad", 0.05), ("total", 100.05)):
-            for squared in ("", "_weight_squared"):
-                for suffix, moments, scale in (("rate5m", recent, 1 / 60), ("increase5m", steps, 5.0)):
-                    name = f"mlmon_slo:{what}{squared}:{suffix}"
-                    out.write(f"# TYPE {name} gauge\n")
-                    for service in who:
-                        for objective in specs:
-                            labels = f'{{{service},slo="{objective.name}"}}'
-                            out.writelines(f"{name}{labels} {value * scale:.6g} {at}\n" for at in moments)
-                            samples += len(moments)
-        out.write("# EOF\n")
-    return samples
+def plain_groups(specs: list[Objective]) -> list[Group]:
+    """The same burn conditions, each window read from the counters."""
+    groups = []
+    for objective in specs:
+        budget = objective.current.budget
+        alerts = [
+            Alert(
+                f"Plain{condition.name.title()}",
+                "\nand\n".join(
+                    f"{share(objective, window)} > {condition.threshold * budget!r}"
+                    for window in (condition.long_seconds, condition.short_seconds)
+                ),
+                {"severity": condition.severity, "slo": objective.name},
+                {"summary": "x"},
+            )
+            for condition in objective.conditions
+        ]
+        groups.append(Group(f"plain-{objective.name}", window_name(SETTINGS.interval_seconds), alerts))
+    return groups
 
 
 # --- Prometheus
 
 
-class Prometheus:
-    """One Prometheus on a copy of the blocks, with one set of rules."""
+class Cost(NamedTuple):
+    """What a Prometheus has spent since it started.
 
-    def __init__(self, directory: Path, blocks: Path, groups: list[Group], target: str) -> None:
+    Attributes:
+        cpu: processor time, seconds.
+        evaluating: time that evaluations of groups took, seconds.
+        written: samples appended to the storage.
+    """
+
+    cpu: float
+    evaluating: float
+    written: float
+
+    def since(self, earlier: Cost) -> Cost:
+        """The difference."""
+        return Cost(*(now - then for now, then in zip(self, earlier, strict=True)))
+
+
+class Prometheus:
+    """One Prometheus on blocks of its own, with one set of rules."""
+
+    def __init__(self, directory: Path, history: Path, groups: list[Group], target: str) -> None:
         directory.mkdir()
         (directory / "rules.yml").write_text(rules_yaml(groups, "a benchmark"))
         scrape = {"job_name": "counters", "static_configs": [{"targets": [target]}]}
@@ -190,12 +160,12 @@ class Prometheus:
             "rule_files": ["rules.yml"],
             "scrape_configs": [{**scrape, "honor_labels": True}],
         }
-        # JSON is YAML
-        (directory / "prometheus.yml").write_text(json.dumps(settings))
-        subprocess.run(["cp", "-al", str(blocks), str(directory / "data")], check=True)
+        (directory / "prometheus.yml").write_text(json.dumps(settings))  # JSON is YAML
+        shutil.copytree(history, directory / "data", copy_function=os.link)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
+        self.groups = groups
         with (directory / "log").open("wb") as log:
             self.process = subprocess.Popen(
                 [
@@ -220,69 +190,152 @@ class Prometheus:
 
     def get(self, path: str) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=60) as reply:
-            return reply.read().decode()
+            return str(reply.read(), "utf-8")
 
-    def cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    def ask(self, expression: str) -> dict[str, Any]:
+        asked = urlencode({"query": expression, "stats": "all"})
+        data: dict[str, Any] = json.loads(self.get(f"/api/v1/query?{asked}"))["data"]
+        return data
 
-    def own(self, name: str) -> float:
-        lines = self.get("/metrics").splitlines()
-        return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
-
-    def count(self, selector: str) -> int:
-        """Series of a selector now."""
-        data = json.loads(self.get(f"/api/v1/query?{urlencode({'query': f'count({selector})'})}"))["data"]
-        return int(data["result"][0]["value"][1]) if data["result"] else 0
-
-    def groups(self) -> list[dict[str, float | str]]:
-        found: list[dict[str, float | str]] = json.loads(self.get("/api/v1/rules"))["data"]["groups"]
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.ask(expression)["result"]
         return found
+
+    def read(self) -> int:
+        """Samples that the rules' queries read in five minutes."""
+        slow = window_name(STEP_SECONDS)
+        often = STEP_SECONDS // SETTINGS.interval_seconds
+        return sum(
+            (1 if group.interval == slow else often)
+            * int(self.ask(rule.expr)["stats"]["samples"]["totalQueryableSamples"])
+            for group in self.groups
+            for rule in group.rules
+        )
+
+    def cost(self) -> Cost:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        cpu = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        own = self.own()
+        names = ("rule_group_duration_seconds_sum", "tsdb_head_samples_appended_total")
+        return Cost(cpu, *(own[f"prometheus_{name}"] for name in names))
+
+    def own(self) -> dict[str, float]:
+        """Its own metrics, summed over labels."""
+        found: dict[str, float] = {}
+        for line in self.get("/metrics").splitlines():
+            if not line.startswith("#"):
+                series, _, value = line.rpartition(" ")
+                name = series.partition("{")[0]
+                found[name] = found.get(name, 0.0) + float(value)
+        return found
+
+    def series(self) -> int:
+        """That rules have written, now."""
+        found = self.query('count({__name__=~"mlmon_slo:.*|ALERTS.*"})')
+        return int(found[0]["value"][1]) if found else 0
 
     def close(self) -> None:
         self.process.terminate()
-        self.process.wait(30)
+        self.process.wait(60)
 
 
-def measure(name: str, server: Prometheus, groups: list[Group], seconds: float) -> None:
-    try:
-        begun, cpu = time.monotonic(), server.cpu_seconds()
-        time.sleep(seconds)
-        spent, cpu = time.monotonic() - begun, server.cpu_seconds() - cpu
-        found = server.groups()
-        failures = server.own("prometheus_rule_evaluation_failures_total")
-        by_interval: dict[float, float] = {}
-        for group in found:
-            interval = float(group["interval"])
-            by_interval[interval] = by_interval.get(interval, 0.0) + float(group["evaluationTime"])
-        rules = sum(len(group.rules) for group in groups)
-        share = sum(time_ / interval for interval, time_ in by_interval.items())
-        cycle = ", ".join(f"{1000 * t:,.0f} ms every {i:.0f} s" for i, t in sorted(by_interval.items()))
-        series = server.count('{__name__=~"mlmon_slo:.*|ALERTS.*"}')
-        print(
-            f"{name}: {rules} rules, one evaluation of all: {cycle}; {100 * share:.2f} % of the time\n"
-            f"    processor time {100 * cpu / spent:.1f} % of a core, series written {series:,.0f}, "
-            f"failures {failures:.0f}"
-        )
-    finally:
-        server.close()
+def check(plain: Prometheus, recorded: Prometheus, specs: list[Objective]) -> None:
+    """Both find the burns that went in, over the longest window and the shortest."""
+    for server in (plain, recorded):
+        failures = server.own()["prometheus_rule_evaluation_failures_total"]
+        assert failures == 0, f"{failures} evaluations failed"
+    for index, objective in enumerate(specs):
+        for seconds in (3 * 86_400, STEP_SECONDS):
+            burn = f'mlmon_slo:burn_rate:{window_name(seconds)}{{slo="{objective.name}"}}'
+            for server, expression in (
+                (plain, f"({share(objective, seconds)}) / {objective.current.budget!r}"),
+                (recorded, burn),
+            ):
+                found = server.query(expression)
+                assert found, expression
+                for one in found:
+                    failed = bad(int(one["metric"]["service"].rpartition("-")[2]), index)
+                    wanted = failed / (100.0 + failed) / objective.current.budget
+                    value = float(one["value"][1])
+                    assert math.isclose(value, wanted, rel_tol=0.02), (expression, value, wanted)
 
 
-def time_rendering(count: int) -> None:
-    many = objectives(count)
-    begun = time.perf_counter()
-    files = rule_files(many, SETTINGS, HealthSettings())
-    rules_seconds = time.perf_counter() - begun
-    begun = time.perf_counter()
-    tests = rule_tests(many, SETTINGS, HealthSettings())
-    tests_seconds = time.perf_counter() - begun
-    begun = time.perf_counter()
-    alerts_markdown(many, SETTINGS, HealthSettings())
-    docs_seconds = time.perf_counter() - begun
+def compare(folder: Path, size: Size, seconds: float) -> None:
+    """Three Prometheus side by side."""
+    specs = objectives(size.objectives)
+    begun, end = time.monotonic(), int(time.time())
+    start = end - int(size.days * 86_400)
+    plain_history = blocks(folder, counter_lines(size, start, end))
+
+    def everything() -> Iterator[str]:
+        yield from counter_lines(size, start, end)
+        yield from recorded_lines(size, end)
+
+    full_history = blocks(folder, everything())
     print(
-        f"render {count} objectives: rules {rules_seconds:.2f} s "
-        f"({sum(map(len, files.values())) / 1e6:.1f} MB), their tests {tests_seconds:.2f} s "
-        f"({sum(map(len, tests.values())) / 1e6:.1f} MB), catalogue {docs_seconds:.2f} s"
+        f"{size.services} services x {size.objectives} objectives, {size.versions} series of a counter and "
+        f"status each; {size.days:g} days of counters, {PERIOD_DAYS} of recordings (made in "
+        f"{time.monotonic() - begun:.0f} s)",
+        flush=True,
+    )
+    sets = {"none": [], "plain": plain_groups(specs), "recorded": recorded_groups(specs)}
+    with ExitStack() as stack:
+        exporter = Exporter(size, start)
+        stack.callback(exporter.close)
+        servers = {}
+        for name, groups in sets.items():
+            history = full_history if name == "recorded" else plain_history
+            servers[name] = Prometheus(folder / name, history, groups, exporter.target)
+            stack.callback(servers[name].close)
+        time.sleep(WARM_SECONDS)
+        before = {name: server.cost() for name, server in servers.items()}
+        time.sleep(seconds)
+        spent = {name: server.cost().since(before[name]) for name, server in servers.items()}
+        check(servers["plain"], servers["recorded"], specs)
+        show(servers, spent, seconds)
+
+
+def show(servers: dict[str, Prometheus], spent: dict[str, Cost], seconds: float) -> None:
+    """The table, for five minutes."""
+    factor = STEP_SECONDS / seconds
+    idle = spent.pop("none")
+    print("| rules | number | CPU s | evaluating s | samples read | series written | samples written |")
+    print("|---|---|---|---|---|---|---|")
+    print(f"| none | 0 | {idle.cpu * factor:.2f} | | | | {idle.written * factor:,.0f} |")
+    costs = {name: cost.since(idle) for name, cost in spent.items()}
+    read = {name: servers[name].read() for name in costs}
+    for name, cost in costs.items():
+        rules = sum(len(group.rules) for group in servers[name].groups)
+        print(
+            f"| {name} | {rules:,} | {cost.cpu * factor:.2f} | {cost.evaluating * factor:.2f} "
+            f"| {read[name]:,} | {servers[name].series():,} | {cost.written * factor:,.0f} |"
+        )
+    ours, theirs = costs["recorded"], costs["plain"]
+    print(
+        f"plain beside recorded: CPU {theirs.cpu / ours.cpu:.1f}x, evaluating "
+        f"{theirs.evaluating / ours.evaluating:.1f}x, samples read {read['plain'] / read['recorded']:.1f}x"
+    )
+
+
+def time_rendering(folder: Path, count: int) -> None:
+    """All of `mlmon render`, from this many specs like the shipped one of availability."""
+    slos = folder / "alerts/slos"
+    slos.mkdir(parents=True)
+    shutil.copy(SLOS / "services.yaml", slos)
+    text = (SLOS / "availability.yaml").read_text()
+    for index in range(count):
+        named = text.replace("name: availability\n", f"name: availability-{index}\n", 1)
+        (slos / f"{index}.yaml").write_text(named)
+    begun = time.process_time()
+    specs = load_specs([slos])
+    loaded = time.process_time()
+    files = rendered(folder)
+    done = time.process_time()
+    assert len(specs.objectives) == count
+    size = sum(map(len, files.values())) / 1e6
+    print(
+        f"mlmon render, {count} objectives: {done - loaded:.1f} s of CPU, {loaded - begun:.1f} of them to "
+        f"read the specs; {len(files)} files, {size:.1f} MB"
     )
 
 
@@ -292,41 +345,17 @@ def main() -> None:
     )
     parser.add_argument("--services", type=int, default=2)
     parser.add_argument("--objectives", type=int, default=10)
-    parser.add_argument("--days", type=float, default=3.0, help="of history")
-    parser.add_argument("--seconds", type=float, default=STEP_SECONDS + SCRAPE, help="of each measurement")
-    parser.add_argument("--render", type=int, default=500, help="objectives to render")
+    parser.add_argument("--versions", type=int, default=1, help="series of each counter and status")
+    parser.add_argument("--days", type=float, default=3.0, help="history of the counters")
+    parser.add_argument("--steps", type=int, default=1, help="five minutes each, that are measured")
+    parser.add_argument("--render", type=int, default=500, help="objectives to render; 0: none")
     options = parser.parse_args()
-
-    time_rendering(options.render)
-    specs = objectives(options.objectives, options.objectives)
+    size = Size(options.services, options.objectives, options.versions, options.days)
     with tempfile.TemporaryDirectory() as name:
-        directory = Path(name)
-        end = int(time.time())
-        begun = time.perf_counter()
-        samples = write_history(directory / "history", specs, options.services, options.days, end)
-        subprocess.run(
-            [
-                "promtool",
-                "tsdb",
-                "create-blocks-from",
-                "openmetrics",
-                str(directory / "history"),
-                str(directory / "blocks"),
-            ],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-        (directory / "history").unlink()
-        print(
-            f"{options.services} services x {options.objectives} objectives, {options.days:g} days of "
-            f"history, {samples:,} samples (made in {time.perf_counter() - begun:.0f} s)"
-        )
-        exporter = Exporter(specs, options.services, end - int(options.days * 86_400))
-        for name, make in (("recorded", ours), ("plain", plain_groups)):
-            groups = [group for objective in specs for group in make(objective)]
-            server = Prometheus(directory / name, directory / "blocks", groups, exporter.target)
-            measure(name, server, groups, options.seconds)
-        exporter.close()
+        if options.render:
+            time_rendering(Path(name) / "render", options.render)
+        if size.services:
+            compare(Path(name), size, options.steps * STEP_SECONDS)
 
 
 if __name__ == "__main__":
