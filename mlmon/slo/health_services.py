@@ -28,9 +28,11 @@ _CAUSES = ("version", "tokenizer", "embeddings", "features", "predictions")
 _REMEMBERED = 15 * MINUTE
 
 
-def _sum(metric: str, seconds: float, settings: RuleSettings, offset: float = 0) -> str:
+def _sum(metric: str, seconds: float, settings: RuleSettings, offset: float = 0, kind: str = "") -> str:
     back = f" offset {settings.duration(offset)}" if offset else ""
-    return f"sum by (service, model) (increase({metric}{{{_LIVE}}}[{settings.duration(seconds)}]{back}) >= 0)"
+    matchers = f'{_LIVE},kind=~"{kind}"' if kind else _LIVE
+    span = settings.duration(seconds)
+    return f"sum by (service, model) (increase({metric}{{{matchers}}}[{span}]{back}) >= 0)"
 
 
 def past_recordings(settings: RuleSettings) -> Iterator[Recording]:
@@ -57,18 +59,21 @@ def cause_recordings(settings: RuleSettings, health: HealthSettings) -> Iterator
 
 
 def _causes(settings: RuleSettings) -> str:
-    """One cause for each service and model: `or` leaves out those that have one already."""
+    """One cause for each service and model: `or` leaves out those that have one already.
+
+    A tokenizer that the registry does not expect, under a model that it does, is the tokenizer's fault. That
+    goes before what the pager says: to the pager anything unexpected is a wrong version.
+    """
     span = settings.duration(_REMEMBERED)
-    mismatched = _sum("mlmon_sampled_version_mismatched_requests_total", _REMEMBERED, settings)
-    parts = [
-        _named("version", f"({mismatched} > bool 0) == 1"),
-        _named("tokenizer", f"max_over_time({_JUMP}[{span}]) >= bool 0"),
-    ]
+    parts = []
+    for cause, kind in (("version", "model_.*"), ("tokenizer", "tokenizer_.*")):
+        differs = _sum("mlmon_sampled_version_mismatches_total", _REMEMBERED, settings, kind=kind)
+        parts.append(_named(cause, f"({differs} > bool 0) == 1"))
     for cause in _CAUSES:
         open_page = f'max_over_time(mlmon_pager_cause{{cause="{cause}"}}[{span}])'
         parts.append(_named(cause, f"max by (service, model) ({open_page})"))
-    order = [parts[0], parts[2], parts[1], *parts[3:]]
-    return "\nor on (service, model)\n".join(order)
+    jumped = _named("tokenizer", f"max_over_time({_JUMP}[{span}]) >= bool 0")
+    return "\nor on (service, model)\n".join([*parts[:3], jumped, *parts[3:]])
 
 
 def _named(cause: str, expression: str) -> str:
@@ -99,6 +104,7 @@ def _version_mismatch(settings: RuleSettings) -> Rule:
         minutes=6,
         cause="version",
         service="",
+        symptom=True,
         team="ml",
     )
 
