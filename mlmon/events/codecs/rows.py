@@ -215,7 +215,7 @@ def gather_rows(rows: Sequence[Any], config: DecodeConfig) -> tuple[pa.RecordBat
             surplus += lost
     for name in TIMES:
         times = fields.get(name)
-        if times is not None and not _PLAIN_TIMES.issuperset(map(type, times)):
+        if times is not None and _some(times) and not _PLAIN_TIMES.issuperset(map(type, times)):
             fields[name] = [_micros(time) for time in times]
     return columns_to_batch(build_columns(fields, len(rows))), surplus
 
