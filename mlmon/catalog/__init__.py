@@ -1,13 +1,23 @@
 """Every metric there is, declared once.
 
 `base` says what a metric is, `requests` declares what is said of the watched services, `drift` what is said
-of their drift, `sidecar` what the sidecar says of itself, `attach` what the emitter in a model server says.
-Importing this package declares them all.
+of their drift, `sidecar` what the sidecar says of itself, `attach` what the emitter in a model server says,
+`slo` what is said of objectives in event time. Importing this package declares them all.
 """
 
 from __future__ import annotations
 
-from mlmon.catalog import attach, drift, requests, sidecar
+from mlmon.catalog import attach, drift, requests, sidecar, slo
 from mlmon.catalog.base import METRICS, SERIES_LABELS, CounterTriple, Metric
 
-__all__ = ["METRICS", "SERIES_LABELS", "CounterTriple", "Metric", "attach", "drift", "requests", "sidecar"]
+__all__ = [
+    "METRICS",
+    "SERIES_LABELS",
+    "CounterTriple",
+    "Metric",
+    "attach",
+    "drift",
+    "requests",
+    "sidecar",
+    "slo",
+]

@@ -26,6 +26,7 @@ from mlmon.monitors.embeddings import EmbeddingsConfig
 from mlmon.monitors.features import FeaturesConfig
 from mlmon.monitors.predictions import PredictionsConfig
 from mlmon.monitors.samples import SamplesConfig
+from mlmon.monitors.slo import SloConfig
 from mlmon.monitors.tokenizer import TokenizerConfig
 from mlmon.monitors.traffic import TrafficConfig
 from mlmon.monitors.versions import VersionsConfig
@@ -80,7 +81,9 @@ class CheckpointConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kafka: KafkaCheckpointConfig = KafkaCheckpointConfig()
 
 
-MonitorName = Literal["traffic", "tokenizer", "versions", "samples", "features", "embeddings", "predictions"]
+MonitorName = Literal[
+    "traffic", "tokenizer", "versions", "samples", "features", "embeddings", "predictions", "slo"
+]
 
 
 class MonitorsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,7 +94,7 @@ class MonitorsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         msgspec.Meta(
             description="Monitors that watch. Leaving one out saves its samples; its stored state is dropped."
         ),
-    ] = ("traffic", "tokenizer", "versions", "samples", "features", "embeddings", "predictions")
+    ] = ("traffic", "tokenizer", "versions", "samples", "features", "embeddings", "predictions", "slo")
     traffic: TrafficConfig = TrafficConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     versions: VersionsConfig = VersionsConfig()
@@ -99,6 +102,7 @@ class MonitorsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     features: FeaturesConfig = FeaturesConfig()
     embeddings: EmbeddingsConfig = EmbeddingsConfig()
     predictions: PredictionsConfig = PredictionsConfig()
+    slo: SloConfig = SloConfig()
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,11 +1,14 @@
-"""What a closed window says: the monitors' readings, drift judged, and the parcel for the history."""
+"""What a closed window says: the monitors' readings, drift and burns judged, a parcel for the history."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from mlmon.burn import show as burn
+from mlmon.burn.ledger import Ledger
+from mlmon.drift import show as drift
 from mlmon.drift.group import GroupKey
-from mlmon.drift.show import HISTORY_ONLY
+from mlmon.monitors.slo import SloMonitor
 from mlmon.stats.pack import pack, unpack
 
 if TYPE_CHECKING:
@@ -13,12 +16,15 @@ if TYPE_CHECKING:
 
     from mlmon.drift.judge import FieldTable, Judge
     from mlmon.engine.parts import Parts
+    from mlmon.engine.state import Partition
     from mlmon.monitors.base import Monitor, Reading, Sample, SeriesKey, Summary
     from mlmon.windows import Window
 
 __all__ = ["GROUP_PREFIX", "Closed", "Closing", "Encode"]
 
 GROUP_PREFIX = b"g"
+#: Readings for the history alone, since `Closing.samples` shows the same at any time.
+_HISTORY_ONLY = drift.HISTORY_ONLY | burn.HISTORY_ONLY
 
 
 class Encode(Protocol):
@@ -45,7 +51,7 @@ class Closing:
     """Reads closed windows.
 
     Args:
-        monitors: in the order of the summaries.
+        monitors: in the order of the summaries. With the monitor `slo` among them burns are kept.
         judge: judges drift; None without a baseline.
         encode: makes parcels for the history; None without one.
     """
@@ -56,15 +62,24 @@ class Closing:
         self._monitors = tuple(monitors)
         self._judge = judge
         self._encode = encode
+        self._ledger = _ledger(monitors)
 
     def read(
         self,
         window: Window,
         summaries: Mapping[SeriesKey, Parts],
+        homes: Mapping[SeriesKey, str],
         first_seen: Mapping[SeriesKey, int],
     ) -> Closed:
-        """Read a window over all its series. A monitor is shown those it has a summary of."""
-        by_monitor = {
+        """Read a window over all its series. A monitor is shown those it has a summary of.
+
+        Args:
+            window: the window.
+            summaries: of its series, by monitor.
+            homes: the partition that each series was found in; the first of several.
+            first_seen: event time (µs) at which each series was first seen.
+        """
+        by_monitor: dict[str, dict[SeriesKey, Any]] = {
             monitor.name: {
                 key: part for key, parts in summaries.items() if (part := parts[index]) is not None
             }
@@ -75,8 +90,10 @@ class Closing:
             readings.extend(monitor.read(window, by_monitor[monitor.name], first_seen))
         if self._judge is not None:
             readings.extend(self._judge.close(window, self._tables(summaries), readings))
+        if self._ledger is not None:
+            readings.extend(self._ledger.close(window, by_monitor[SloMonitor.name], homes))
         chunks = [] if self._encode is None else self._encode(window, readings, by_monitor)
-        return Closed([r for r in readings if r.metric.name not in HISTORY_ONLY], chunks)
+        return Closed([r for r in readings if r.metric.name not in _HISTORY_ONLY], chunks)
 
     def _tables(self, summaries: Mapping[SeriesKey, Parts]) -> dict[SeriesKey, FieldTable]:
         drifting = [(i, m.name, m.drift) for i, m in enumerate(self._monitors) if hasattr(m, "drift")]
@@ -85,13 +102,14 @@ class Closing:
             for series, parts in summaries.items()
         }
 
-    # The judge's state
+    # State of the judge and of the ledger
 
-    def samples(self) -> tuple[Sample, ...]:
-        """The pager as it stands."""
-        return () if self._judge is None else self._judge.samples()
+    def samples(self, watermark_us: int) -> tuple[Sample, ...]:
+        """The pager as it stands, and the burns at a watermark."""
+        pager = () if self._judge is None else self._judge.samples()
+        return pager if self._ledger is None else (*pager, *self._ledger.samples(watermark_us))
 
-    def load(self, records: Mapping[bytes, bytes]) -> None:
+    def load(self, partition: str, records: Mapping[bytes, bytes]) -> None:
         """Take over the groups in a partition's state.
 
         Raises:
@@ -101,15 +119,32 @@ class Closing:
             for key, value in records.items():
                 if key.startswith(GROUP_PREFIX):
                     self._judge.load(GroupKey(*unpack(key[1:])), value)
+        if self._ledger is not None:
+            self._ledger.load(partition, records)
 
-    def retain(self, series: Iterable[SeriesKey]) -> None:
-        """Drop the groups of which no series is held any more."""
+    def retain(self, partitions: Mapping[str, Partition]) -> None:
+        """Drop what no partition but these carried."""
         if self._judge is not None:
+            series = {key for partition in partitions.values() for key in partition.series}
             self._judge.retain({GroupKey(key.service, key.model) for key in series})
+        if self._ledger is not None:
+            self._ledger.retain(partitions)
 
-    def records(self, series: Iterable[SeriesKey]) -> dict[bytes, bytes]:
-        """State of the groups that these series belong to."""
-        if self._judge is None:
-            return {}
-        keys = {GroupKey(key.service, key.model) for key in series} & self._judge.groups.keys()
-        return {GROUP_PREFIX + pack(list(key)): self._judge.groups[key].to_bytes() for key in keys}
+    def changes(self, partition: str, series: Iterable[SeriesKey]) -> tuple[dict[bytes, bytes], list[bytes]]:
+        """Records of a partition to write and to delete with its commit.
+
+        Args:
+            partition: its name.
+            series: those of which it had a window that was closed.
+        """
+        puts, deletes = ({}, []) if self._ledger is None else self._ledger.changes(partition)
+        if self._judge is not None:
+            keys = {GroupKey(key.service, key.model) for key in series} & self._judge.groups.keys()
+            puts |= {GROUP_PREFIX + pack(list(key)): self._judge.groups[key].to_bytes() for key in keys}
+        return puts, deletes
+
+
+def _ledger(monitors: Sequence[Any]) -> Ledger | None:
+    """Keeps the burns of the objectives that the monitor `slo` judges by; None without it."""
+    found = [Ledger(one.judging, one.max_groups) for one in monitors if one.name == SloMonitor.name]
+    return found[0] if found else None

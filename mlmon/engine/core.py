@@ -146,7 +146,7 @@ class Engine:
             IncompatibleStateError: the state was written by a newer mlmon, or is damaged.
         """
         partition, discarded = load_partition(next_offset, records, self._monitors, monotonic)
-        self._closing.load(records)
+        self._closing.load(name, records)
         self.outbox.load(name, records)
         self.discarded += discarded
         for _, key in partition.windows:
@@ -160,7 +160,7 @@ class Engine:
         """Drop a partition and everything of it that is not committed."""
         self._partitions.pop(name, None)
         self.outbox.drop(name)
-        self._closing.retain(key for p in self._partitions.values() for key in p.series)
+        self._closing.retain(self._partitions)
 
     def reset(self) -> None:
         """Drop every partition; counters stay, since they hold committed events only."""
@@ -168,7 +168,7 @@ class Engine:
         self._readings.clear()
         self._closed_windows = 0
         self.outbox.clear()
-        self._closing.retain(())
+        self._closing.retain(self._partitions)
 
     # Events
 
@@ -250,10 +250,11 @@ class Engine:
                 if window in partition.windows
             }
             outgoing, spent = self.outbox.changes(name)
-            puts.update(self._closing.records(groups.get(name, ())))
+            kept, dropped = self._closing.changes(name, groups.get(name, ()))
+            puts.update(kept)
             puts.update(outgoing)
             puts[META_KEY] = partition.meta_bytes(self._owner, now_us)
-            gone = [*deletes.get(name, ()), *spent]
+            gone = [*deletes.get(name, ()), *spent, *dropped]
             changes.append(StateChange(name, partition.next_offset, puts, gone))
         return changes
 
@@ -280,8 +281,8 @@ class Engine:
             partition.dirty = True
 
     def standing(self) -> Sequence[Sample]:
-        """The pager as of the last commit, or as loaded. For the loop's thread, right after a commit."""
-        return self._closing.samples()
+        """The pager and the burns as of the last commit, or as loaded. For the loop, after a commit."""
+        return self._closing.samples(self.watermark_us)
 
     def _merge_pending(self, partition: Partition) -> list[WindowKey]:
         """Merge what is pending into the open windows; `pending` stays, for the counters."""
@@ -342,7 +343,7 @@ class Engine:
         boundary = closing_us - closing_us % size if closing_us != _END else self._last_end()
         self.watermark_us = max(self.watermark_us, boundary)
         merged: dict[int, dict[SeriesKey, Parts]] = defaultdict(dict)
-        homes: dict[int, str] = {}
+        homes: dict[int, dict[SeriesKey, str]] = defaultdict(dict)
         deletes: dict[str, list[bytes]] = defaultdict(list)
         closed: dict[str, list[SeriesKey]] = {}
         for name, partition in self._partitions.items():
@@ -350,7 +351,7 @@ class Engine:
             for window in due:
                 _merge_into(merged[window[0]], window[1], partition.windows.pop(window))
                 deletes[name].append(window_record_key(window))
-                homes.setdefault(window[0], name)
+                homes[window[0]].setdefault(window[1], name)
             if due:
                 closed[name] = [key for _, key in due]
                 partition.dirty = True
@@ -359,14 +360,16 @@ class Engine:
         self._read(merged, homes)
         return deletes, closed
 
-    def _read(self, merged: Mapping[int, dict[SeriesKey, Parts]], homes: Mapping[int, str]) -> None:
+    def _read(
+        self, merged: Mapping[int, dict[SeriesKey, Parts]], homes: Mapping[int, dict[SeriesKey, str]]
+    ) -> None:
         """Read closed windows in order. A parcel belongs to the first partition its window was found in."""
         first_seen = {key: seen.first_us for key, seen in self.seen().items()} if merged else {}
         for start in sorted(merged):
             window = Window(start, start + self._config.windows.size_us)
-            readings, chunks = self._closing.read(window, merged[start], first_seen)
+            readings, chunks = self._closing.read(window, merged[start], homes[start], first_seen)
             self._readings.extend(readings)
-            home = homes[start]
+            home = next(iter(homes[start].values()))
             given_up = self.outbox.add(f"{start}-{home}", home, chunks)
             self._partitions[home].tally["overflow", "history"] += given_up
         self._closed_windows += len(merged)

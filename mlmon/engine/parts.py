@@ -84,6 +84,8 @@ class Counters:
         for name, part in zip(self._names, parts, strict=True):
             if name is None or part is None:
                 continue
+            if hasattr(part, "counted"):
+                part = part.counted()  # without what only its window needs
             held = self._held[name].get(series)
             if held is None or (name, series) not in self._private:
                 # what is held is public: the copy is not

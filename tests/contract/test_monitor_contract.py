@@ -20,6 +20,7 @@ from mlmon.monitors.embeddings import EmbeddingsConfig
 from mlmon.monitors.features import FeaturesConfig
 from mlmon.monitors.predictions import PredictionsConfig
 from mlmon.monitors.samples import SamplesConfig
+from mlmon.monitors.slo import SloConfig
 from mlmon.monitors.tokenizer import TokenizerConfig
 from mlmon.monitors.traffic import TrafficConfig
 from mlmon.monitors.versions import Expected, VersionsConfig
@@ -56,6 +57,7 @@ CONFIGS = {
     "samples": SamplesConfig(rows=4),
     "features": FeaturesConfig(),
     "predictions": PredictionsConfig(),
+    "slo": SloConfig(),
 }
 OTHER_CONFIGS = {
     "traffic": TrafficConfig(latency_buckets_seconds=(0.125, 1.0, 8.0)),
@@ -64,6 +66,7 @@ OTHER_CONFIGS = {
     "samples": SamplesConfig(rows=5),
     "features": FeaturesConfig(),
     "predictions": PredictionsConfig(),
+    "slo": SloConfig(time_scale=60),
 }
 
 
@@ -228,6 +231,7 @@ def test_other_parameters_are_refused_and_both_are_named(monitor: Monitor) -> No
             "tokenizer": ("256.0", "64.0]"),
             "versions": ("3", "4"),
             "samples": ("4 rows", "5 rows"),
+            "slo": ("time scale 1", "time scale 60"),
             **dict.fromkeys(DRIFT, (digest(monitor), digest(other))),
         }
         assert all(figure in str(caught.value) for figure in figures[monitor.name])
