@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mlmon.attach.asgi import MlmonMiddleware
 from mlmon.attach.emitter import Emitter
+from mlmon.attach.labels import Label, LabelConfig, LabelSender
 from mlmon.attach.limits import EmitterConfig, EmitterStats
 from mlmon.attach.sinks import OutRecord, RefusedError, Sink, SpoolSink
 from mlmon.attach.tap import TapConfig, TapHooks, text_from
@@ -24,6 +25,9 @@ __all__ = [
     "Emitter",
     "EmitterConfig",
     "EmitterStats",
+    "Label",
+    "LabelConfig",
+    "LabelSender",
     "Sink",
     "SpoolSink",
     "OutRecord",
