@@ -14,6 +14,7 @@ from mlmon.slo import load_specs
 from mlmon.slo.alertmanager import alertmanager_files
 from mlmon.slo.render import RenderConfig
 from mlmon.slo.render_docs import alerts_markdown
+from mlmon.slo.render_objectives import objectives_file
 from mlmon.slo.render_rules import RULES, rule_files
 from mlmon.slo.render_tests import TESTS, rule_tests
 
@@ -48,6 +49,10 @@ def _docs(inputs: Inputs) -> dict[str, str]:
     return {"docs/alerts.md": alerts_markdown(inputs.specs, inputs.config.rules, inputs.config.health)}
 
 
+def _objectives(inputs: Inputs) -> dict[str, str]:
+    return objectives_file(inputs.specs)
+
+
 def _notifications(inputs: Inputs) -> Mapping[str, str]:
     return alertmanager_files(inputs.config.notify)
 
@@ -60,6 +65,7 @@ def _dashboards(_inputs: Inputs) -> dict[str, str]:
 PRODUCERS: list[Callable[[Inputs], Mapping[str, str]]] = [
     _rules,
     _tests,
+    _objectives,
     _notifications,
     _dashboards,
     _docs,
@@ -111,7 +117,7 @@ def stale(root: Path, files: Mapping[str, str]) -> dict[str, str | None]:
     "--root", default=".", show_default=True, metavar="DIR", help="Where alerts/ and dashboards/ are."
 )
 def render(*, check: bool, config_path: str | None, root: str) -> None:
-    """Write rules, their tests, Alertmanager's configuration, dashboards and the catalogue of alerts.
+    """Write rules and their tests, what the sidecar judges, Alertmanager's configuration, dashboards, docs.
 
     From the specs in alerts/slos and the settings in alerts/config.toml.
     """

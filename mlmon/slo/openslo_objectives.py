@@ -83,11 +83,11 @@ def check_unused(library: Library) -> None:
             continue
         threshold = _query(sli.threshold, library)
         if threshold is not None:
-            expression(threshold, promised=False)
+            expression(threshold)
         for metric in sli.ratio.values():
             query = _query(metric, library)
             if query is not None:
-                counters(query, (), promised=False)
+                counters(query, ())
 
 
 def _slug(title: str) -> str:
@@ -112,7 +112,7 @@ class _Given:
 def _version(slo: SloDoc, notes: SloNotes, given: _Given, library: Library) -> Version | None:
     target = _target(given)
     length, share = _slices(slo.method, given)
-    sli = _threshold(notes, given, library) if given.sli.threshold else _ratio(notes, given, library)
+    sli = _threshold(given, library) if given.sli.threshold else _ratio(notes, given, library)
     if target is None or sli is None:
         return None
     return Version(notes.effective_from, target, sli, notes.judgement, length, share)
@@ -154,7 +154,7 @@ def _slice_seconds(item: Item) -> int:
     return item.duration()
 
 
-def _threshold(notes: SloNotes, given: _Given, library: Library) -> Threshold | None:
+def _threshold(given: _Given, library: Library) -> Threshold | None:
     query = _query(given.sli.threshold, library)
     missing = [name for name in ("op", "value") if name not in given.table]
     if missing:
@@ -167,7 +167,7 @@ def _threshold(notes: SloNotes, given: _Given, library: Library) -> Threshold | 
         return None
     op = _OPS[given.table["op"].choice(tuple(_OPS))]
     limit = given.table["value"].number("a number")
-    return Threshold(expression(query, promised=bool(notes.requires)), op, limit)
+    return Threshold(expression(query), op, limit)
 
 
 def _ratio(notes: SloNotes, given: _Given, library: Library) -> Ratio | None:
@@ -175,16 +175,15 @@ def _ratio(notes: SloNotes, given: _Given, library: Library) -> Ratio | None:
         given.table["value"].complain(
             "no value with a ratioMetric", "remove it; target says what is asked for"
         )
-    promised = bool(notes.requires)
     found = {name: _query(metric, library) for name, metric in given.sli.ratio.items()}
     part_is = "good" if "good" in found else "bad"
     part, total = found.get(part_is), found.get("total")
     if part is None or total is None:
         return None
     return Ratio(
-        counters(part, notes.group_by, promised=promised),
+        counters(part, notes.group_by),
         "good" if part_is == "good" else "bad",
-        counters(total, notes.group_by, promised=promised),
+        counters(total, notes.group_by),
     )
 
 

@@ -89,14 +89,12 @@ def catalogued(series: str) -> tuple[Metric, str] | None:
     return None
 
 
-def counters(query: Item, group_by: tuple[str, ...], *, promised: bool) -> Counters:
+def counters(query: Item, group_by: tuple[str, ...]) -> Counters:
     """What a ratio's query counts.
 
     Args:
         query: the query's text.
         group_by: labels that must exist on it.
-        promised: whether the spec says that something is required before its metrics exist: then mlmon's
-            metrics that the catalogue does not know are taken at their word.
     """
     text = query.text(10_000)
     selector = parse_selector(text)
@@ -107,7 +105,8 @@ def counters(query: Item, group_by: tuple[str, ...], *, promised: bool) -> Count
         return Counters(selector)
     found = catalogued(selector.metric)
     if found is None:
-        return _unknown(query, selector, promised=promised)
+        _complain_of(query, selector.metric)
+        return Counters(selector)
     metric, suffix = found
     if metric.kind not in ("counter", "histogram") or suffix == "_sum":
         query.complain(
@@ -134,19 +133,15 @@ def _triple(query: Item, selector: Selector, metric: Metric, suffix: str) -> Cou
     return Counters(selector, selector.named(sampled + suffix), selector.named(squared + suffix))
 
 
-def _unknown(query: Item, selector: Selector, *, promised: bool) -> Counters:
-    stem, found, suffix = selector.metric.rpartition("_total")
-    if promised and found and not suffix:
-        sampled = selector.named(f"mlmon_sampled_{stem.removeprefix('mlmon_')}_total")
-        return Counters(selector, sampled, selector.named(f"{stem}_weight_squared_total"))
-    known = [name + s for name, metric in METRICS.items() for s in _KINDS[metric.kind]]
-    near = nearest(selector.metric, known)
+def _complain_of(query: Item, name: str) -> None:
+    """Say that nothing emits a metric, and which it may be."""
+    known = [stem + suffix for stem, metric in METRICS.items() for suffix in _KINDS[metric.kind]]
+    near = nearest(name, known)
     query.complain(
         "a metric of the catalogue (docs/metrics.md)",
         near if near.startswith("did") else "take one from there",
-        f"{selector.metric}, which nothing emits",
+        f"{name}, which nothing emits",
     )
-    return Counters(selector)
 
 
 def _check_labels(
@@ -179,7 +174,7 @@ def _is_bound(text: str) -> bool:
     return text == "+Inf" or re.fullmatch(r"\d+\.\d+|\d(\.\d+)?e[-+]\d\d", text) is not None
 
 
-def expression(query: Item, *, promised: bool) -> Expression:
+def expression(query: Item) -> Expression:
     """What a threshold's query measures; names of mlmon's metrics in it must be in the catalogue."""
     text = " ".join(query.text(10_000).split())
     if "{{" in text:
@@ -188,9 +183,8 @@ def expression(query: Item, *, promised: bool) -> Expression:
         query.complain("PromQL with its brackets closed", "close them")
     names = sorted(set(_MLMON.findall(re.sub(r'"[^"]*"', '""', text))))
     for name in names:
-        if catalogued(name) is None and not promised:
-            known = [n + s for n, metric in METRICS.items() for s in _KINDS[metric.kind]]
-            query.complain("a metric of the catalogue (docs/metrics.md)", nearest(name, known), name)
+        if catalogued(name) is None:
+            _complain_of(query, name)
     return Expression(text, tuple(names))
 
 

@@ -75,7 +75,8 @@ def weighted(objective: Objective) -> bool:
 
 def event_time(objective: Objective) -> bool:
     """Whether the sidecar judges it in event time: labels come late, and counters would spike with them."""
-    return objective.label_delay_seconds > 0 and objective.current.judgement is not None
+    judged = objective.method is Method.OCCURRENCES and objective.current.judgement is not None
+    return judged and objective.label_delay_seconds > 0
 
 
 def fast_recordings(objective: Objective, settings: RuleSettings) -> Iterator[Recording]:

@@ -38,19 +38,6 @@ FOREIGN = {
     # `mlmon release` writes it for the textfile collector
     "mlmon_release_end_timestamp_seconds": "seconds",
 }
-#: Metrics that the specs speak of and the catalog does not have yet; only objectives with `requires` may.
-PENDING = {
-    name
-    for objective in SPECS
-    if objective.requires
-    for version in objective.versions
-    for name in version.sli.metrics()
-} | {
-    "mlmon_slo_burn_rate",
-    "mlmon_slo_burn_rate_lower",
-    "mlmon_slo_effective_events",
-    "mlmon_slo_label_coverage_ratio",
-}
 
 
 def shown_names() -> dict[str, str]:
@@ -101,7 +88,7 @@ def ids(rule: Recording | Alert) -> str:
 
 @pytest.mark.parametrize("rule", RULES, ids=ids)
 def test_every_metric_is_in_the_catalog_or_recorded(rule: Recording | Alert) -> None:
-    unknown = selectors(rule.expr) - CATALOG.keys() - RECORDED - FOREIGN.keys() - PENDING
+    unknown = selectors(rule.expr) - CATALOG.keys() - RECORDED - FOREIGN.keys()
     assert not unknown
 
 
@@ -189,7 +176,7 @@ def product(left: Unit | None, right: Unit | None, power: float) -> Unit | None:
 
 
 def known_units() -> dict[str, Unit | None]:
-    names = dict.fromkeys(PENDING, "") | CATALOG | FOREIGN
+    names = CATALOG | FOREIGN
     return {name: unit(of) for name, of in names.items()}
 
 
