@@ -175,6 +175,8 @@ class KafkaSource:
         try:
             consumer = self._consumer or self._open()
             found = self._watched_poll(consumer, max_wait_seconds)
+            if not found:
+                self._check_heard(consumer)
         except OffsetOutOfRangeError as error:
             self._skip_lost(error.args[0])
             found = {}
@@ -189,6 +191,19 @@ class KafkaSource:
             raise SourceError(f"reading {self._where()} failed ({reason(error)}); joining again") from error
         self._failures = 0
         return self._polled(found)
+
+    def _check_heard(self, consumer: KafkaConsumer) -> None:
+        """See that the group's coordinator has answered within the session timeout.
+
+        kafka-python 3.0.12 says nothing of it: while no broker answers, its polls come back empty for ever.
+
+        Raises:
+            SourceError: it has not, so the membership is over.
+        """
+        heartbeat = consumer._coordinator.heartbeat
+        if consumer.group_metadata().state == MemberState.STABLE and heartbeat.session_timeout_expired():
+            seconds = self._config.session_timeout_seconds
+            raise SourceError(f"no broker of {self._where()} has answered for {seconds:g} s; joining again")
 
     def seek(self, partition: str, offset: int | None) -> None:
         """Read on from this offset; None: from the group's committed offset, else `auto_offset_reset`.
