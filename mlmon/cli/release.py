@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mlmon.slo.release_access import (
+    PASSWORD_VARIABLE,
+    TOKEN_VARIABLE,
+    USER_VARIABLE,
+    SecretFiles,
+    read_credentials,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from mlmon.grafana.client import Grafana
-    from mlmon.slo.release import Silence
+    from mlmon.slo.release import Alertmanager, Silence
 
 __all__ = ["COMMANDS"]
 
@@ -29,9 +37,20 @@ _OPTIONS = (
         metavar="URL",
         help="Alertmanager to silence.",
     ),
-    click.option("--grafana", "grafana_url", metavar="URL", help="Grafana to mark the release in."),
     click.option(
-        "--token-file", metavar="FILE", help="Grafana's token; else the environment's MLMON_GRAFANA_TOKEN."
+        "--alertmanager-token-file", metavar="FILE", help=f"Alertmanager's token; else {TOKEN_VARIABLE}."
+    ),
+    click.option("--alertmanager-user", metavar="NAME", help=f"Alertmanager's user; else {USER_VARIABLE}."),
+    click.option(
+        "--alertmanager-password-file", metavar="FILE", help=f"The user's password; else {PASSWORD_VARIABLE}."
+    ),
+    click.option("--grafana", "grafana_url", metavar="URL", help="Grafana to mark the release in."),
+    click.option("--token-file", metavar="FILE", help="Grafana's token; else MLMON_GRAFANA_TOKEN."),
+    click.option(
+        "--ca-file", metavar="FILE", help="Certificates to trust instead of the system's, for both."
+    ),
+    click.option(
+        "--allow-plain-http", "plain_http", is_flag=True, help="Send secrets unencrypted to another host."
     ),
     click.option(
         "--textfile-dir",
@@ -56,9 +75,7 @@ def release() -> None:
 @_common
 @click.option("--for", "duration", default="30m", show_default=True, help="At most so long: 30m, 2h, 1d.")
 @click.option("--comment", default="", help="Why, for those who see the silence.")
-def start(
-    service: str, duration: str, comment: str, textfile_dir: Path | None, **addresses: str | None
-) -> None:
+def start(service: str, duration: str, comment: str, textfile_dir: Path | None, **access: Any) -> None:
     """Begin a planned release, or move the end of the one that goes on."""
     from mlmon.slo import release as releases
     from mlmon.slo.reader import duration_seconds
@@ -68,8 +85,8 @@ def start(
         raise click.BadParameter(
             f"expected a duration such as 30m or 2h, got {duration!r}", param_hint="--for"
         )
-    grafana = _grafana(addresses)
-    alertmanager = releases.Alertmanager(str(addresses["alertmanager_url"]))
+    grafana = _grafana(access)
+    alertmanager = _alertmanager(access)
     reason = f"planned release of {service}" + (f": {comment}" if comment else "")
     silence = releases.start(alertmanager, service, seconds, reason, datetime.now(UTC))
     click.echo(f"silent until {silence.ends:%Y-%m-%d %H:%M:%S} UTC: alerts of {service} ({silence.number})")
@@ -80,12 +97,12 @@ def start(
 
 @release.command()
 @_common
-def stop(service: str, textfile_dir: Path | None, **addresses: str | None) -> None:
+def stop(service: str, textfile_dir: Path | None, **access: Any) -> None:
     """End a planned release: people are told again."""
     from mlmon.slo import release as releases
 
-    grafana = _grafana(addresses)
-    found = releases.stop(releases.Alertmanager(str(addresses["alertmanager_url"])), service)
+    grafana = _grafana(access)
+    found = releases.stop(_alertmanager(access), service)
     if textfile_dir is not None:
         releases.hide(textfile_dir, service)
     if not found:
@@ -95,13 +112,24 @@ def stop(service: str, textfile_dir: Path | None, **addresses: str | None) -> No
     _mark(grafana, found, datetime.now(UTC))
 
 
-def _grafana(addresses: dict[str, Any]) -> Grafana | None:
+def _alertmanager(access: dict[str, Any]) -> Alertmanager:
+    from mlmon.slo.release import Alertmanager
+
+    files = SecretFiles(
+        access["alertmanager_token_file"], access["alertmanager_user"], access["alertmanager_password_file"]
+    )
+    credentials = read_credentials(files, access["ca_file"], plain_http=access["plain_http"])
+    return Alertmanager(access["alertmanager_url"], credentials)
+
+
+def _grafana(access: dict[str, Any]) -> Grafana | None:
     """Made before anything is silenced, so that a wrong token or a missing extra changes nothing."""
-    if addresses["grafana_url"] is None:
+    if access["grafana_url"] is None:
         return None
     from mlmon.grafana.client import Access, connect, read_token
 
-    return connect(Access(addresses["grafana_url"], read_token(addresses["token_file"])))
+    token = read_token(access["token_file"])
+    return connect(Access(access["grafana_url"], token, access["ca_file"], access["plain_http"]))
 
 
 def _mark(grafana: Grafana | None, silences: Iterable[Silence], ended: datetime | None) -> None:

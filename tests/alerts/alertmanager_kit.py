@@ -17,12 +17,14 @@ import threading
 import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 import pytest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
+    from typing import Self
 
 _START_SECONDS = 30.0
 
@@ -90,18 +92,79 @@ class Notifications:
         self._thread.join()
 
 
-class AlertmanagerServer:
-    """One Alertmanager on a free port of the loopback, without a cluster."""
+class Gate:
+    """A proxy that lets in who has a token, as companies put before Alertmanager.
 
-    def __init__(self, directory: Path, config: str) -> None:
+    Args:
+        target: address of what is behind it.
+        token: is asked for.
+        redirect: send everybody there instead.
+    """
+
+    def __init__(self, target: str, token: str, *, redirect: bool = False) -> None:
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def handle_any(self) -> None:
+                if redirect:
+                    self._answer(307, b"", Location=f"{target}{self.path}")
+                elif self.headers["Authorization"] != f"Bearer {token}":
+                    self._answer(401, b"who are you?")
+                else:
+                    host = urlsplit(target).netloc
+                    connection = http.client.HTTPConnection(host, timeout=10)
+                    sent = self.rfile.read(int(self.headers.get("Content-Length", 0))) or None
+                    kind = {"Content-Type": "application/json"}
+                    connection.request(self.command, self.path, sent, kind)
+                    answer = connection.getresponse()
+                    self._answer(answer.status, answer.read())
+                    connection.close()
+
+            do_GET = do_POST = do_DELETE = handle_any  # noqa: N815 - their names there
+
+            def _answer(self, status: int, text: bytes, **headers: str) -> None:
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(text)
+
+            def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class AlertmanagerServer:
+    """One Alertmanager on a free port of the loopback, without a cluster.
+
+    Args:
+        directory: for its configuration, data and log.
+        config: text of its configuration.
+        web: of its web configuration, with TLS; `call` and what uses it then get no answer.
+    """
+
+    def __init__(self, directory: Path, config: str, web: str = "") -> None:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / "alertmanager.yml"
         path.write_text(config, encoding="utf-8")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = int(probe.getsockname()[1])
-        self.url = f"http://127.0.0.1:{self._port}"
+        self.url = f"{'https' if web else 'http'}://127.0.0.1:{self._port}"
         self._log = directory / "alertmanager.log"
+        if web:
+            (directory / "web.yml").write_text(web, encoding="utf-8")
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [
@@ -110,6 +173,7 @@ class AlertmanagerServer:
                     f"--storage.path={directory / 'data'}",
                     f"--web.listen-address=127.0.0.1:{self._port}",
                     "--cluster.listen-address=",
+                    *([f"--web.config.file={directory / 'web.yml'}"] if web else []),
                 ],
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -123,7 +187,8 @@ class AlertmanagerServer:
 
     def _ready(self) -> bool:
         try:
-            return self.call("GET", "/-/ready")[0] == 200
+            # where it wants TLS it says that this is none
+            return self.call("GET", "/-/ready")[0] == (400 if self.url.startswith("https") else 200)
         except OSError:
             return False
 

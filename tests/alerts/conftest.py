@@ -47,12 +47,12 @@ def notifications() -> Iterator[Notifications]:
 
 
 @pytest.fixture
-def alertmanager(tmp_path: Path) -> Iterator[Callable[[str], AlertmanagerServer]]:
-    """A factory: text of a configuration in, a running Alertmanager out."""
+def alertmanager(tmp_path: Path) -> Iterator[Callable[..., AlertmanagerServer]]:
+    """A factory: texts of a configuration and of a web configuration in, a running Alertmanager out."""
     started: list[AlertmanagerServer] = []
 
-    def start(config: str) -> AlertmanagerServer:
-        started.append(AlertmanagerServer(tmp_path / f"alertmanager{len(started)}", config))
+    def start(config: str, web: str = "") -> AlertmanagerServer:
+        started.append(AlertmanagerServer(tmp_path / f"alertmanager{len(started)}", config, web))
         return started[-1]
 
     yield start
