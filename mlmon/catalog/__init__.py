@@ -2,12 +2,13 @@
 
 `base` says what a metric is, `requests` declares what is said of the watched services, `drift` what is said
 of their drift, `sidecar` what the sidecar says of itself, `attach` what the emitter in a model server says,
-`slo` what is said of objectives in event time. Importing this package declares them all.
+`slo` what is said of objectives in event time, `release` what is said of planned releases. Importing this
+package declares them all.
 """
 
 from __future__ import annotations
 
-from mlmon.catalog import attach, drift, requests, sidecar, slo
+from mlmon.catalog import attach, drift, release, requests, sidecar, slo
 from mlmon.catalog.base import METRICS, SERIES_LABELS, CounterTriple, Metric
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Metric",
     "attach",
     "drift",
+    "release",
     "requests",
     "sidecar",
     "slo",

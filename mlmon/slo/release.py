@@ -16,8 +16,8 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from mlmon.catalog import release as gauges
 from mlmon.errors import ConfigError
-from mlmon.slo.recording import RELEASE_ACTIVE
 from mlmon.slo.release_alertmanager import Alertmanager, Silence
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ __all__ = [
 AUTHOR = "mlmon release"
 #: A release that takes longer is started again.
 LONGEST_SECONDS = 86_400
-#: Gauge of the planned end, in seconds since 1970: past it and still active means that nobody stopped it.
-RELEASE_END = "mlmon_release_end_timestamp_seconds"
+#: Gauge of the planned end, which the rules of excused objectives read.
+RELEASE_END = gauges.END.name
 
 
 def start(alertmanager: Alertmanager, service: str, seconds: int, comment: str, now: datetime) -> Silence:
@@ -86,13 +86,11 @@ def show(folder: Path, silence: Silence) -> Path:
     """
     path = _file(folder, silence.service)
     label = silence.service.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-    text = (
-        f"# HELP {RELEASE_ACTIVE} 1 while a planned release of the service goes on.\n"
-        f"# TYPE {RELEASE_ACTIVE} gauge\n"
-        f'{RELEASE_ACTIVE}{{service="{label}"}} 1\n'
-        f"# HELP {RELEASE_END} Planned end of the release, since 1970 UTC.\n"
-        f"# TYPE {RELEASE_END} gauge\n"
-        f'{RELEASE_END}{{service="{label}"}} {silence.ends.timestamp():.3f}\n'
+    values = ((gauges.ACTIVE, "1"), (gauges.END, f"{silence.ends.timestamp():.3f}"))
+    text = "".join(
+        f"# HELP {gauge.name} {gauge.help}\n# TYPE {gauge.name} {gauge.kind}\n"
+        f'{gauge.name}{{service="{label}"}} {value}\n'
+        for gauge, value in values
     )
     # node_exporter reads *.prom only, so never a half-written one
     half = path.with_suffix(f".{os.getpid()}")

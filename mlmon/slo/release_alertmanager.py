@@ -153,8 +153,8 @@ class Alertmanager:
             raise RemoteError(f"{self.url}: {_REFUSALS[answer.status]}")
         if 300 <= answer.status < 400:
             raise RemoteError(
-                f"{self.url}: it answers with a redirect, which is not followed: give the address it redirects "
-                "to by --alertmanager"
+                f"{self.url}: it answers with a redirect, which is not followed: give the address it "
+                "redirects to by --alertmanager"
             )
         if answer.status != 200:
             raise RemoteError(
