@@ -2,13 +2,13 @@
 
 `base` says what a metric is, `requests` declares what is said of the watched services, `drift` what is said
 of their drift, `sidecar` what the sidecar says of itself, `attach` what the emitter in a model server says,
-`slo` what is said of objectives in event time, `release` what is said of planned releases. Importing this
-package declares them all.
+`server` what the reference server says of itself, `slo` what is said of objectives in event time, `release`
+what is said of planned releases. Importing this package declares them all.
 """
 
 from __future__ import annotations
 
-from mlmon.catalog import attach, drift, release, requests, sidecar, slo
+from mlmon.catalog import attach, drift, release, requests, server, sidecar, slo
 from mlmon.catalog.base import METRICS, SERIES_LABELS, CounterTriple, Metric
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "drift",
     "release",
     "requests",
+    "server",
     "sidecar",
     "slo",
 ]

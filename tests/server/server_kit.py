@@ -1,0 +1,286 @@
+"""Tiny models with real tokenizers, saved as checkpoints are, and a server of them without a port."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import httpx
+import msgspec
+import torch
+import transformers
+import uvicorn
+from prometheus_client.parser import text_string_to_metric_families
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from mlmon.server.app import build_server
+from mlmon.server.config import ServerConfig
+from mlmon.server.model import load_model
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+    from pathlib import Path
+
+    from mlmon.server.app import Server
+    from mlmon.server.model import LoadedModel
+    from mlmon.server.work.halving import Landing, Model
+    from mlmon.server.work.pieces import Piece, Seen
+
+LONGEST = 40
+KINDS = ("bert", "roberta", "distilbert")
+_WORDS = (
+    "the cat sat on the mat and the dog looked at it . a bird sings in the morning , unbelievably early ! "
+    "we were playing chess yesterday ; reading is more interesting than working , isn't it ? prices rose by "
+    "twelve percent in march . she wrote a letter to her sister in paris . the river flows to the sea"
+)
+_SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A saved model.
+
+    Attributes:
+        mask: its mask token.
+    """
+
+    kind: str
+    directory: Path
+    mask: str
+
+    def load(self) -> LoadedModel:
+        return load_model(self.directory)
+
+    def pipeline(self, **options: Any) -> Any:
+        """The transformers pipeline of it."""
+        return transformers.pipeline("fill-mask", model=str(self.directory), **options)
+
+
+def sentences(count: int, seed: int = 1) -> list[str]:
+    """Texts of 3 to 12 words out of those the tokenizers were trained on."""
+    generator = torch.Generator().manual_seed(seed)
+    words = _WORDS.split()
+
+    def draw(most: int) -> int:
+        return int(torch.randint(most, (1,), generator=generator))
+
+    return [" ".join(words[draw(len(words))] for _ in range(3 + draw(10))) for _ in range(count)]
+
+
+def make(kind: str, directory: Path) -> Made:
+    """Train a tokenizer, draw weights, save both."""
+    byte_level = kind == "roberta"
+    tokenizer = _byte_level() if byte_level else _word_piece()
+    tokenizer.save(str(directory / "tokenizer.json"))
+    names = ("<s>", "</s>", "<pad>", "<unk>", "<mask>") if byte_level else ()
+    cls, sep, pad, unk, mask = names or ("[CLS]", "[SEP]", "[PAD]", "[UNK]", "[MASK]")
+    told = {"cls_token": cls, "sep_token": sep, "pad_token": pad, "unk_token": unk, "mask_token": mask}
+    told |= {"bos_token": cls, "eos_token": sep} if byte_level else {}
+    told |= {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+    (directory / "tokenizer_config.json").write_text(json.dumps(told | {"model_max_length": LONGEST}))
+    _model(kind, tokenizer).save_pretrained(directory)
+    return Made(kind, directory, mask)
+
+
+def _word_piece() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer.train_from_iterator([_WORDS], trainers.WordPieceTrainer(vocab_size=160, special_tokens=special))
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in ("[CLS]", "[SEP]")],
+    )
+    return tokenizer
+
+
+def _byte_level() -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=special, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator([_WORDS], trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", tokenizer.token_to_id("</s>")), ("<s>", tokenizer.token_to_id("<s>"))
+    )
+    return tokenizer
+
+
+def _model(kind: str, tokenizer: Tokenizer) -> Any:
+    size = tokenizer.get_vocab_size()
+    torch.manual_seed(11)
+    match kind:
+        case "bert":
+            config: Any = transformers.BertConfig(
+                vocab_size=size + 6, max_position_embeddings=LONGEST, initializer_range=0.3, **_SIZES
+            )
+        case "roberta":
+            config = transformers.RobertaConfig(
+                vocab_size=size,
+                max_position_embeddings=LONGEST + 2,
+                type_vocab_size=1,
+                initializer_range=0.3,
+                pad_token_id=tokenizer.token_to_id("<pad>"),
+                **_SIZES,
+            )
+        case _:
+            config = transformers.DistilBertConfig(
+                vocab_size=size,
+                dim=32,
+                n_layers=2,
+                n_heads=4,
+                hidden_dim=64,
+                max_position_embeddings=LONGEST,
+                initializer_range=0.3,
+            )
+    name = type(config).__name__.removesuffix("Config")
+    return getattr(transformers, f"{name}ForMaskedLM")(config).eval()
+
+
+def configured(**tables: Any) -> ServerConfig:
+    """A configuration from its tables: `configured(batch={"batch_tokens": 64})`."""
+    return msgspec.convert(tables, ServerConfig)
+
+
+@contextlib.asynccontextmanager
+async def talking(server: Server) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a server whose lifespan runs; there is no port."""
+    ended, begun = asyncio.Event(), asyncio.Event()
+    messages: list[str] = []
+
+    async def receive() -> dict[str, Any]:
+        if not messages:
+            messages.append("startup")
+            return {"type": "lifespan.startup"}
+        await ended.wait()
+        return {"type": "lifespan.shutdown"}
+
+    async def send(message: Any) -> None:
+        messages.append(message["type"])
+        begun.set()
+
+    life = asyncio.create_task(server.app({"type": "lifespan"}, receive, send))
+    await begun.wait()
+    assert "lifespan.startup.complete" in messages
+    try:
+        transport = httpx.ASGITransport(server.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+            yield client
+    finally:
+        ended.set()
+        await life
+    assert "lifespan.shutdown.complete" in messages
+
+
+def run(work: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine; a test that hangs fails."""
+    return asyncio.run(asyncio.wait_for(work, 60))
+
+
+def ask(made: LoadedModel, *requests: tuple[str, Any], **tables: Any) -> list[httpx.Response]:
+    """Answers of a server to POSTs, one after the other: `ask(loaded, ("/embed", {...}))`."""
+
+    async def work() -> list[httpx.Response]:
+        async with talking(build_server(made, configured(**tables))) as client:
+            return [await client.post(path, json=body) for path, body in requests]
+
+    found: list[httpx.Response] = run(work())
+    return found
+
+
+def read_metrics(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
+    """Samples by name and values of their labels."""
+    return {
+        (sample.name, tuple(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+class Held:
+    """A model that waits for a sign before each batch, so that a test decides what happens meanwhile.
+
+    Attributes:
+        entered: batches that were begun.
+        batches: of each, the ids of its sequences.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.depth = 1
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Semaphore(0)
+        self.batches: list[list[Piece]] = []
+
+    def begin(self, pieces: Sequence[Piece]) -> Landing:
+        self.batches.append(list(pieces))
+        self.entered.release()
+        assert self.open.wait(30)
+        return self._model.begin(pieces)
+
+    def free(self) -> None:
+        self._model.free()
+
+
+class Narrow:
+    """A real model on a device with memory for so many tokens at once."""
+
+    def __init__(self, model: Model, most: int) -> None:
+        self._model, self._most = model, most
+        self.depth = 1
+        self.freed = 0
+
+    def begin(self, pieces: Sequence[Piece]) -> Landing:
+        tokens = sum(piece.tokens for piece in pieces)
+        if tokens > self._most:
+            raise torch.OutOfMemoryError(f"no room for {tokens} tokens")
+        return self._model.begin(pieces)
+
+    def free(self) -> None:
+        self.freed += 1
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for a condition; fail when it takes 20 s."""
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def listening(server: Server, **settings: Any) -> Iterator[str]:
+    """A real uvicorn in a thread, on a port of its own."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+        config = uvicorn.Config(server.app, log_config=None, access_log=False, **settings)
+        running = uvicorn.Server(config)
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
+        thread.start()
+        until(lambda: running.started or not thread.is_alive())
+        assert running.started
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            running.should_exit = True
+            thread.join(30)
+            assert not thread.is_alive()
+
+
+def windows_of(values: Sequence[Any], size: int, step: int) -> list[list[Any]]:
+    """Plain windows, for oracles."""
+    return [list(values[at : at + size]) for at in itertools.count(0, step) if at < len(values)]
