@@ -1,4 +1,4 @@
-"""List the tests that a pytest run skipped, by reason; with CI=true, fail if there are any.
+"""List the tests that runs of pytest skipped, by reason; with CI=true, fail if there are any.
 
 A reason says what is missing and how to get it, so the list is what to do to run everything.
 """
@@ -12,23 +12,25 @@ from collections import defaultdict
 from pathlib import Path
 
 
-def skipped(report: Path) -> dict[str, list[str]]:
+def skipped(reports: list[Path]) -> dict[str, list[str]]:
     """Tests by the reason they were skipped for; tests that are expected to fail are not among them."""
     found: dict[str, list[str]] = defaultdict(list)
-    for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314 - pytest wrote it just now
-        for skip in case.iter("skipped"):
-            if skip.get("type") != "pytest.xfail":
-                found[skip.get("message", "")].append(f"{case.get('classname')}::{case.get('name')}")
+    for report in reports:
+        for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314 - pytest wrote it just now
+            for skip in case.iter("skipped"):
+                if skip.get("type") != "pytest.xfail":
+                    found[skip.get("message", "")].append(f"{case.get('classname')}::{case.get('name')}")
     return found
 
 
 def main() -> int:
     """Print the list; the exit code says whether it is a failure."""
-    report = Path(sys.argv[1])
-    if not report.exists():
-        print(f"{report}: no report; pytest did not come to its end")
-        return 1
-    found = skipped(report)
+    reports = [Path(name) for name in sys.argv[1:]]
+    for report in reports:
+        if not report.exists():
+            print(f"{report}: no report; pytest did not come to its end")
+            return 1
+    found = skipped(reports)
     if not found:
         return 0
     print(f"\nNot run: {sum(map(len, found.values()))} tests")

@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 with warnings.catch_warnings():
@@ -20,6 +21,16 @@ with warnings.catch_warnings():
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
+
+
+# Examples that take long to make or to try say only that the machine is busy.
+hypothesis.settings.register_profile(
+    "mlmon",
+    hypothesis.settings(),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("mlmon")
 
 
 def pytest_configure(config: pytest.Config) -> None:

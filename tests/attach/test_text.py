@@ -186,7 +186,11 @@ TEXT = st.lists(
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
 @given(text=TEXT, limit=st.none() | st.integers(1, 12))
 def test_counts_agree_with_the_librarys_own_tokens(name: str, text: str, limit: int | None) -> None:
     """The oracle reads tokens and word numbers of an ordinary encoding, special tokens and truncation on."""

@@ -1,0 +1,160 @@
+"""Run all tests in lanes: pytest several times side by side, each test in one of them.
+
+    python .ci/lanes.py LANES FOLDER [pytest's arguments]
+
+shows what the lanes print, every line behind its lane's number, and puts their reports (`junit-1.xml`, ...)
+into the folder. It fails if a lane fails.
+
+Every lane collects everything, and then takes one unit after the other until none is left. A unit is a file,
+or all that share the Kafka broker, which takes seconds to start; it is taken by making a file of its name,
+which only one lane can do. What waits (for a broker, a window to end, a process to come back) and what takes
+long comes first, so that it overlaps with what computes and nothing long is left for the end; the last lane
+begins at the other end, so that from the first minute on one lane computes. Hence more lanes than cores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+#: Markers of what comes first, in this order.
+FIRST = ("kafka", "fire", "slow", "prometheus")
+STOP_SECONDS = 60
+
+
+def rank(item: pytest.Item) -> int:
+    """When a test is due: what waits first."""
+    marked = (place for place, name in enumerate(FIRST) if item.get_closest_marker(name))
+    return min(marked, default=len(FIRST))
+
+
+def unit(item: pytest.Item) -> str:
+    """What a test is run together with."""
+    kafka = item.get_closest_marker("kafka") or "kafka_broker" in getattr(item, "fixturenames", ())
+    return "the Kafka broker" if kafka else str(item.path)
+
+
+def units(items: list[pytest.Item]) -> dict[str, list[pytest.Item]]:
+    """All tests by unit, in the order in which units are due; a unit is due with its first test."""
+    found: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        found.setdefault(unit(item), []).append(item)
+    return dict(sorted(found.items(), key=lambda entry: min(map(rank, entry[1]))))
+
+
+class Lane:
+    """The plugin that makes a pytest a lane: it runs what it can take.
+
+    Args:
+        taken: folder in which units are taken.
+        backwards: begin with what is due last.
+    """
+
+    def __init__(self, taken: Path, *, backwards: bool) -> None:
+        self._taken, self._backwards = taken, backwards
+
+    def _take(self, name: str) -> bool:
+        try:
+            (self._taken / hashlib.sha256(name.encode()).hexdigest()).touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        return True
+
+    def _mine(self, items: list[pytest.Item]) -> Iterator[pytest.Item]:
+        entries = list(units(items).items())
+        for name, tests in reversed(entries) if self._backwards else entries:
+            if self._take(name):
+                yield from tests
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """In place of pytest's own loop over all tests."""
+        if session.testsfailed:
+            raise session.Interrupted(f"{session.testsfailed} errors during collection")
+        mine = self._mine(session.items)
+        item = next(mine, None)
+        while item is not None:
+            # The next test is taken now: this one's end says which fixtures the next one does not need.
+            following = next(mine, None)
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if session.shouldfail or session.shouldstop:
+                raise session.Interrupted(session.shouldfail or session.shouldstop)
+            item = following
+        return True
+
+
+def run_lane(number: int, last: bool, folder: Path, arguments: list[str]) -> int:
+    """Be a lane."""
+    sys.path[0] = str(Path.cwd())  # as `python -m pytest` has it
+    # The lanes would overwrite each other's cache.
+    own = ["-p", "no:cacheprovider", f"--junitxml={folder / f'junit-{number}.xml'}"]
+    return pytest.main([*own, *arguments], plugins=[Lane(folder / "taken", backwards=last)])
+
+
+def show(number: int, lane: subprocess.Popen[str]) -> None:
+    """Print a lane's lines as they come."""
+    assert lane.stdout is not None  # noqa: S101
+    for line in lane.stdout:
+        print(f"{number}| {line}", end="", flush=True)
+
+
+def run_lanes(count: int, folder: Path, arguments: list[str]) -> int:
+    """Run all lanes; the exit code of the first that failed."""
+    (folder / "taken").mkdir(parents=True)
+    lanes = [
+        subprocess.Popen(  # noqa: S603 - this program
+            [sys.executable, __file__, "lane", str(number), str(count), str(folder), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            errors="replace",
+        )
+        for number in range(1, count + 1)
+    ]
+    shown = [threading.Thread(target=show, args=entry, daemon=True) for entry in enumerate(lanes, 1)]
+    try:
+        for thread in shown:
+            thread.start()
+        codes = [lane.wait() for lane in lanes]
+        for thread in shown:
+            thread.join(STOP_SECONDS)
+    finally:
+        stop(lanes)
+    return next((code for code in codes if code), 0)
+
+
+def stop(lanes: list[subprocess.Popen[str]]) -> None:
+    """Let lanes that still run end what they have started."""
+    for lane in lanes:
+        if lane.poll() is None:
+            lane.send_signal(signal.SIGINT)
+    for lane in lanes:
+        try:
+            lane.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            lane.kill()
+
+
+def main(arguments: list[str]) -> int:
+    """Start the lanes, or be one of them."""
+    if arguments[0] == "lane":
+        number, count = int(arguments[1]), int(arguments[2])
+        return run_lane(number, 1 < count == number, Path(arguments[3]), arguments[4:])
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # programs that tests start compile once, not each time
+    return run_lanes(int(arguments[0]), Path(arguments[1]), arguments[2:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
