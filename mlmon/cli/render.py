@@ -57,8 +57,8 @@ def _notifications(inputs: Inputs) -> Mapping[str, str]:
     return alertmanager_files(inputs.config.notify)
 
 
-def _dashboards(_inputs: Inputs) -> dict[str, str]:
-    return render_dashboards()
+def _dashboards(inputs: Inputs) -> dict[str, str]:
+    return render_dashboards(inputs.config.rules.runbook_url)
 
 
 #: What is rendered: each gives texts by their path from the root.

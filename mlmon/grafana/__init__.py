@@ -11,12 +11,15 @@ from __future__ import annotations
 __all__ = ["render_dashboards"]
 
 
-def render_dashboards() -> dict[str, str]:
+def render_dashboards(runbook_url: str | None = None) -> dict[str, str]:
     """Text of every generated dashboard, by path from the root of the repository.
+
+    Args:
+        runbook_url: where the runbook of an alert is, with `{alert}` for its name; None: an example.
 
     Raises:
         MissingExtraError: the extra `grafana` is not installed.
     """
     from mlmon.grafana.render import rendered  # the only place that needs the extra
 
-    return rendered()
+    return rendered() if runbook_url is None else rendered(runbook_url)

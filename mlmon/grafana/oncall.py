@@ -7,7 +7,10 @@ from mlmon.grafana.promql import LIVE, newest, of, per_second, quantile, ratio
 from mlmon.grafana.recorded import BUDGET, BURN, recorded
 from mlmon.grafana.spec import Board, Column, Figure, Grid, Lines, Query, Row, Step, Variable
 
-__all__ = ["BOARD"]
+__all__ = ["RUNBOOK_URL", "board"]
+
+#: Where runbooks are unless somebody says otherwise, with `{alert}` where the alert's name goes.
+RUNBOOK_URL = "https://runbooks.example/{alert}.md"
 
 _REQUESTS = requests.REQUESTS.estimated
 _LATENCY = requests.LATENCY.estimated
@@ -23,89 +26,63 @@ _ZERO_GOOD = (Step(None, "green"), Step(0.000001, "red"))
 #: Seconds that the objective of the p95 allows.
 _P95 = 0.2
 
-_NOW = Row(
-    "Now",
-    (
-        Figure(
-            title="Requests",
-            about="Requests a second that somebody waits for (no shadow traffic).",
-            unit="reqps",
-            queries=(Query(per_second(_REQUESTS, LIVE)),),
-        ),
-        Figure(
-            title="Failed",
-            about="Share of requests that ended in an error or a timeout; mistakes of the client are not "
-            "among them.",
-            unit="percentunit",
-            queries=(Query(_ERROR_RATIO),),
-            steps=(Step(None, "green"), Step(0.001, "orange"), Step(0.01, "red")),
-        ),
-        Figure(
-            title="Latency p95",
-            about="95 % of the requests are answered within this time; the objective is 200 ms.",
-            unit="s",
-            queries=(Query(quantile(0.95, _LATENCY, LIVE, _TOTAL)),),
-            steps=(Step(None, "green"), Step(_P95, "red")),
-        ),
-        Figure(
-            title="Fastest burn",
-            about="Of all objectives over the last hour: 1 spends the budget exactly by the end of the "
-            "period, from 14.4 on somebody is paged.",
-            unit="none",
-            queries=(Query(f"max({recorded(BURN)})"),),
-            steps=(Step(None, "green"), Step(1.0, "orange"), Step(6.0, "red")),
-        ),
-        Figure(
-            title="Drift page",
-            about="1 while a page for drift is due for any model chosen; the drift board says why.",
-            unit="none",
-            queries=(Query(f"max({of(drift.PAGER_ALARM)})"),),
-            words={"0": ("none", "green"), "1": ("due", "red")},
-            sparkline=False,
-        ),
-        Figure(
-            title="Wrong version",
-            about="Share of checked requests that another version answered than the registry expects.",
-            unit="percentunit",
-            queries=(Query(f"max({of(requests.VERSION_MISMATCH_RATIO, LIVE)})"),),
-            steps=_ZERO_GOOD,
-        ),
-        Grid(
-            title="Alerts",
-            about="Alerts that fire or wait to. A click on the name opens its runbook.",
-            unit="none",
-            queries=(
-                Query(
-                    "max by (alertname, severity, alertstate, service, model, slo, root_cause, team) "
-                    '(ALERTS{service=~"$service|mlmon"})'
-                ),
-            ),
-            columns=(
-                Column("alertname", "Alert", link="$runbooks/${__value.raw}.md"),
-                Column("severity", "Severity"),
-                Column("alertstate", "State"),
-                Column("service", "Service"),
-                Column("model", "Model"),
-                Column("slo", "Objective"),
-                Column("root_cause", "Root cause"),
-                Column("team", "Team"),
-            ),
-            none="nothing fires",
-            width=14,
-            height=9,
-        ),
-        Lines(
-            title="Burn",
-            about="Speed at which each objective spends its budget, over the last hour. The band ends at 1: "
-            "above it the budget does not last the period.",
-            unit="none",
-            queries=(Query(recorded(BURN), f"{{{{slo}}}} · {_NAME}"),),
-            low=0.0,
-            steps=(Step(None, "green"), Step(1.0, "transparent"), Step(14.4, "red")),
-            width=10,
-            height=9,
-        ),
+_FIGURES = (
+    Figure(
+        title="Requests",
+        about="Requests a second that somebody waits for (no shadow traffic).",
+        unit="reqps",
+        queries=(Query(per_second(_REQUESTS, LIVE)),),
     ),
+    Figure(
+        title="Failed",
+        about="Share of requests that ended in an error or a timeout; mistakes of the client are not "
+        "among them.",
+        unit="percentunit",
+        queries=(Query(_ERROR_RATIO),),
+        steps=(Step(None, "green"), Step(0.001, "orange"), Step(0.01, "red")),
+    ),
+    Figure(
+        title="Latency p95",
+        about="95 % of the requests are answered within this time; the objective is 200 ms.",
+        unit="s",
+        queries=(Query(quantile(0.95, _LATENCY, LIVE, _TOTAL)),),
+        steps=(Step(None, "green"), Step(_P95, "red")),
+    ),
+    Figure(
+        title="Fastest burn",
+        about="Of all objectives over the last hour: 1 spends the budget exactly by the end of the "
+        "period, from 14.4 on somebody is paged.",
+        unit="none",
+        queries=(Query(f"max({recorded(BURN)})"),),
+        steps=(Step(None, "green"), Step(1.0, "orange"), Step(6.0, "red")),
+    ),
+    Figure(
+        title="Drift page",
+        about="1 while a page for drift is due for any model chosen; the drift board says why.",
+        unit="none",
+        queries=(Query(f"max({of(drift.PAGER_ALARM)})"),),
+        words={"0": ("none", "green"), "1": ("due", "red")},
+        sparkline=False,
+    ),
+    Figure(
+        title="Wrong version",
+        about="Share of checked requests that another version answered than the registry expects.",
+        unit="percentunit",
+        queries=(Query(f"max({of(requests.VERSION_MISMATCH_RATIO, LIVE)})"),),
+        steps=_ZERO_GOOD,
+    ),
+)
+
+_BURN = Lines(
+    title="Burn",
+    about="Speed at which each objective spends its budget, over the last hour. The band ends at 1: "
+    "above it the budget does not last the period.",
+    unit="none",
+    queries=(Query(recorded(BURN), f"{{{{slo}}}} · {_NAME}"),),
+    low=0.0,
+    steps=(Step(None, "green"), Step(1.0, "transparent"), Step(14.4, "red")),
+    width=10,
+    height=9,
 )
 
 _USERS = Row(
@@ -314,18 +291,56 @@ _PIPELINE = Row(
     ),
 )
 
-BOARD = Board(
-    name="oncall",
-    title="mlmon / on call",
-    about="What users meet now, what burns and fires, what changed, and whether the figures can be believed.",
-    since="6h",
-    rows=(_NOW, _USERS, _CHANGES, _PIPELINE),
-    variables=(
-        Variable(
-            "runbooks",
-            "Runbooks",
-            "Where the runbooks can be read: the address before /ALERT.md.",
-            default="https://runbooks.example",
+
+def _alerts(link: str) -> Grid:
+    """The alerts, each with a link to its runbook."""
+    return Grid(
+        title="Alerts",
+        about="Alerts that fire or wait to. A click on the name opens its runbook.",
+        unit="none",
+        queries=(
+            Query(
+                "max by (alertname, severity, alertstate, service, model, slo, root_cause, team) "
+                '(ALERTS{service=~"$service|mlmon"})'
+            ),
         ),
-    ),
-)
+        columns=(
+            Column("alertname", "Alert", link=link),
+            Column("severity", "Severity"),
+            Column("alertstate", "State"),
+            Column("service", "Service"),
+            Column("model", "Model"),
+            Column("slo", "Objective"),
+            Column("root_cause", "Root cause"),
+            Column("team", "Team"),
+        ),
+        none="nothing fires",
+        width=14,
+        height=9,
+    )
+
+
+def board(runbook_url: str = RUNBOOK_URL) -> Board:
+    """The board; what stands before the alert's name in the address of a runbook can be changed on it.
+
+    Args:
+        runbook_url: with `{alert}` where the alert's name goes.
+    """
+    before, _, after = runbook_url.partition("{alert}")
+    link = "${runbooks}${__value.raw}" + after.replace("{alert}", "${__value.raw}")
+    return Board(
+        name="oncall",
+        title="mlmon / on call",
+        about="What users meet now, what burns and fires, what changed, and whether the figures can be "
+        "believed.",
+        since="6h",
+        rows=(Row("Now", (*_FIGURES, _alerts(link), _BURN)), _USERS, _CHANGES, _PIPELINE),
+        variables=(
+            Variable(
+                "runbooks",
+                "Runbooks",
+                "Where the runbooks can be read: the address up to the alert's name.",
+                default=before,
+            ),
+        ),
+    )

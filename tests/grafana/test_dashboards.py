@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,16 +12,21 @@ import pytest
 import yaml
 from dashboard_linter import RULES, names_in, panels, targets
 
+from mlmon.cli.render import rendered
+from mlmon.config.reader import read_toml
 from mlmon.grafana import recorded, render_dashboards
-from mlmon.grafana.render import BOARDS
+from mlmon.grafana.oncall import RUNBOOK_URL
+from mlmon.grafana.render import boards
 from mlmon.grafana.sdk import JSONEncoder, model
+from mlmon.slo.render import RenderConfig
 from mlmon.slo.windows import RuleSettings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = render_dashboards()
+CONFIG = read_toml((ROOT / "alerts/config.toml").read_text(encoding="utf-8"), RenderConfig, "config.toml")
+FILES = render_dashboards(CONFIG.rules.runbook_url)
 MADE: dict[str, dict[str, Any]] = {Path(path).stem: json.loads(text) for path, text in FILES.items()}
 each_board = pytest.mark.parametrize("name", MADE)
 
@@ -33,7 +39,7 @@ def test_the_committed_files_are_those_of_the_code() -> None:
 
 
 def test_rendering_gives_the_same_bytes_again() -> None:
-    assert render_dashboards() == FILES
+    assert render_dashboards(CONFIG.rules.runbook_url) == FILES
 
 
 @each_board
@@ -60,7 +66,7 @@ def test_ids_of_boards_never_change() -> None:
 def test_numbers_of_panels_do_not_depend_on_their_place() -> None:
     from mlmon.grafana.build import panel_id
 
-    for board in BOARDS:
+    for board in boards():
         for row in board.rows:
             for panel in row.panels:
                 found = [p["id"] for p in panels(MADE[board.name]) if p["title"] == panel.title]
@@ -154,9 +160,28 @@ def test_recorded_series_are_those_of_the_rules() -> None:
     assert used <= made
 
 
-def test_the_link_to_runbooks_is_where_the_alerts_point() -> None:
-    (chosen,) = (v for v in MADE["oncall"]["templating"]["list"] if v["name"] == "runbooks")
-    assert RuleSettings().runbook_url == f"{chosen['query']}/{{alert}}.md"
+@pytest.mark.parametrize(
+    "address",
+    [
+        RuleSettings().runbook_url,
+        "https://wiki.example/find?page={alert}&in=ops",
+        "https://x.example/{alert}",
+    ],
+)
+def test_the_link_to_runbooks_is_where_the_alerts_point(address: str) -> None:
+    board = json.loads(render_dashboards(address)["dashboards/json/oncall.json"])
+    (chosen,) = (v for v in board["templating"]["list"] if v["name"] == "runbooks")
+    (link,) = set(re.findall(r'"url": "([^"]*runbooks[^"]*)"', json.dumps(board)))
+    followed = link.replace("${runbooks}", chosen["query"]).replace("${__value.raw}", "MlmonDriftPage")
+    assert followed == address.replace("{alert}", "MlmonDriftPage")
+
+
+def test_the_address_of_runbooks_comes_from_the_configuration(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[rules]\nrunbook_url = "https://wiki.example/{alert}"\n', encoding="utf-8")
+    boards_of = {path: text for path, text in rendered(ROOT, config).items() if path.startswith("dashboards")}
+    assert boards_of == render_dashboards("https://wiki.example/{alert}") != FILES
+    assert RuleSettings().runbook_url == RUNBOOK_URL
 
 
 def test_evidence_is_on_a_logarithmic_axis_and_limits_are_bands() -> None:
