@@ -21,10 +21,12 @@ from mlmon.cli.data import COMMANDS as DATA
 from mlmon.cli.demo import COMMANDS as DEMO
 from mlmon.cli.grafana import COMMANDS as GRAFANA
 from mlmon.cli.history import COMMANDS as HISTORY
+from mlmon.cli.labels import COMMANDS as LABELS
 from mlmon.cli.release import COMMANDS as RELEASE
 from mlmon.cli.render import COMMANDS as RENDER
 from mlmon.cli.report import COMMANDS as REPORT
 from mlmon.cli.run import COMMANDS as RUN
+from mlmon.cli.serve import COMMANDS as SERVE
 from mlmon.cli.simulate import COMMANDS as SIMULATE
 from mlmon.cli.status import COMMANDS as STATUS
 
@@ -51,7 +53,7 @@ def cli() -> None:
     """
 
 
-_COMMANDS = (*RUN, *STATUS, *BASELINE, *DATA, *HISTORY, *DEMO, *REPORT, *SIMULATE)
+_COMMANDS = (*RUN, *STATUS, *BASELINE, *DATA, *LABELS, *HISTORY, *DEMO, *REPORT, *SIMULATE, *SERVE)
 for command in (*_COMMANDS, *GRAFANA, *RELEASE, *RENDER):
     cli.add_command(command)
 

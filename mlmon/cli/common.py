@@ -6,7 +6,7 @@ import logging
 import sys
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import click
 import msgspec
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mlmon.config import Config, LogConfig
-    from mlmon.sources.replay import ReplaySource
 
 __all__ = ["config_option", "print_table", "read_config", "reading_progress", "set_up_logging", "time_text"]
 
@@ -85,8 +84,16 @@ def set_up_logging(config: LogConfig) -> None:
     logging.getLogger("kafka").setLevel(max(logging.WARNING, logging.root.level))
 
 
+class Readable(Protocol):
+    """What is read and knows how far."""
+
+    def progress(self) -> tuple[int, int]:
+        """Bytes read and bytes there are."""
+        ...
+
+
 @contextmanager
-def reading_progress(source: ReplaySource) -> Iterator[Callable[[], bool]]:
+def reading_progress(source: Readable) -> Iterator[Callable[[], bool]]:
     """A bar of bytes read, on standard error; the callable moves it and answers False."""
     columns = (
         TextColumn("reading"),
