@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812 - the name it has everywhere
 from torch import nn
 
 from mlmon.server.model.attention import choose_attention
-from mlmon.server.model.layout import Limits, arrange, check, place
+from mlmon.server.model.layout import arrange, check, place
 from mlmon.server.model.linear import make_linear
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from mlmon.server.model.attention import Attention
     from mlmon.server.model.batch import Packed
-    from mlmon.server.model.layout import Placed
+    from mlmon.server.model.layout import Limits, Placed
 
 __all__ = ["EncoderWeights", "LayerWeights", "Norm", "PackedEncoder", "Speed"]
 
@@ -65,13 +65,12 @@ class EncoderWeights:
     Attributes:
         words: (V, h).
         positions: (P, h).
-        segments: (number of segments, h); None where the architecture has none.
+        segments: (number of segments, h); None where the model does not tell segments apart.
         norm: of the embeddings.
         layers: first to last.
         heads: attention heads of each layer.
-        activation: of the feed-forward, a key of `linear.ACTIVATIONS`.
-        padding: the padding id where positions are counted from it, else None.
-        max_length: tokens of the longest sequence.
+        activation: of the feed-forward, by its name in the configuration.
+        limits: what the model takes.
     """
 
     words: torch.Tensor
@@ -81,8 +80,7 @@ class EncoderWeights:
     layers: Sequence[LayerWeights]
     heads: int
     activation: str
-    padding: int | None
-    max_length: int
+    limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,15 +171,10 @@ class PackedEncoder(nn.Module):
         super().__init__()
         speed = speed or Speed()
         self.hidden_size = int(weights.words.shape[1])
-        self.max_length = weights.max_length
+        self.limits = weights.limits
+        self.max_length = weights.limits.length
         self.device = weights.words.device
         self.heads = weights.heads
-        self.limits = Limits(
-            vocabulary=int(weights.words.shape[0]),
-            segments=0 if weights.segments is None else int(weights.segments.shape[0]),
-            length=weights.max_length,
-            padding=weights.padding,
-        )
         self.attention = attention or choose_attention(
             self.device, weights.words.dtype, self.hidden_size // self.heads
         )

@@ -72,7 +72,7 @@ def find_model(
         ConfigError: there is no such model, the hub cannot be reached, or it has no safetensors weights.
     """
     path = Path(source)
-    if path.is_dir():
+    if path.is_dir() and str(source):
         if revision is not None:
             raise ConfigError(f"revision {revision!r} is for models on the hub; {str(path)!r} is a directory")
         return ModelFiles(path.resolve().name, path, _shards(path, str(source)), None)

@@ -42,7 +42,7 @@ class HeadWeights:
         dense: (e, h), and its bias (e,) or None.
         norm: (e,), its bias or None, and what is added to the variance.
         decoder: (V, e), and its bias (V,) or None.
-        activation: a key of `linear.ACTIVATIONS`.
+        activation: by its name in the configuration.
     """
 
     dense: torch.Tensor

@@ -26,7 +26,8 @@ class Limits:
 
     Attributes:
         vocabulary: ids are below it.
-        segments: segment ids are below it; 0 where the model has no segments, and then they are ignored.
+        segments: segment ids are below it; 0 where the model does not tell segments apart, and then they are
+            ignored.
         length: tokens of the longest sequence.
         padding: the padding id, where positions are counted from it: the first token's position is `padding`
             + 1 and a padding token inside the text keeps position `padding`. None: positions begin at 0.

@@ -17,29 +17,30 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name it has everywhere
 from torch import nn
+from transformers.activations import ACT2FN
 
 from mlmon.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ACTIVATIONS", "make_linear"]
+__all__ = ["activation", "make_linear"]
 
 
 def _gelu_tanh(x: torch.Tensor) -> torch.Tensor:
     return F.gelu(x, approximate="tanh")
 
 
-#: Activations by the names that configurations use.
-ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+#: Activations by the names that configurations use; others are transformers' own.
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "gelu": F.gelu,
     "gelu_new": _gelu_tanh,
     "gelu_fast": _gelu_tanh,
     "gelu_pytorch_tanh": _gelu_tanh,
     "relu": F.relu,
-    "silu": F.silu,
-    "swish": F.silu,
 }
+#: Names of GELU's tanh form.
+_TANH = ("gelu_new", "gelu_fast", "gelu_pytorch_tanh")
 #: oneDNN's names for them: attribute and algorithm.
 _ONEDNN = {
     None: ("none", ""),
@@ -57,13 +58,14 @@ def activation(name: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """Look an activation up.
 
     Raises:
-        ConfigError: it is none of `ACTIVATIONS`.
+        ConfigError: neither this module nor transformers knows it.
     """
-    try:
-        return ACTIVATIONS[name]
-    except KeyError:
-        known = ", ".join(sorted(ACTIVATIONS))
-        raise ConfigError(f"the model's activation is {name!r}; expected one of {known}") from None
+    if name in _ACTIVATIONS:
+        return _ACTIVATIONS[name]
+    if name in ACT2FN:
+        found: Callable[[torch.Tensor], torch.Tensor] = ACT2FN[name]
+        return found
+    raise ConfigError(f"the model's activation is {name!r}; expected one of {', '.join(sorted(ACT2FN))}")
 
 
 class _Linear(nn.Module):
@@ -128,7 +130,7 @@ def make_linear(
     Args:
         weight: (out, in), on its device and in its dtype.
         bias: (out,) or None.
-        name: a key of `ACTIVATIONS`, or None.
+        name: of the activation, or None.
         fused_gelu: the tanh form of GELU may stand for the exact one on CUDA in 16 bit.
         prepack: oneDNN may keep the weight in its own layout; not under torch.compile.
 
@@ -137,7 +139,7 @@ def make_linear(
     """
     if name is not None:
         activation(name)
-    gelu = name is not None and name.startswith("gelu") and (fused_gelu or name != "gelu")
+    gelu = name in _TANH or (name == "gelu" and fused_gelu)
     if weight.is_cuda and weight.dtype != torch.float32 and gelu and bias is not None:
         return _AddmmGelu(weight, bias)
     if prepack and name in _ONEDNN and weight.device.type == "cpu" and _onednn(weight.dtype):

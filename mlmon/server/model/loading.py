@@ -17,7 +17,7 @@ from mlmon.server.model.graphs import GraphedEncoder
 from mlmon.server.model.heads import VocabularyHead
 from mlmon.server.model.plain import PlainEncoder
 from mlmon.server.model.tokens import load_tokenizer
-from mlmon.server.model.weights import encoder_weights, head_weights, limits_of, packable
+from mlmon.server.model.weights import encoder_weights, head_weights, limits_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -275,7 +275,7 @@ def _encoder(
     to: Placement,
     config: LoadConfig,
 ) -> tuple[Encoder, Path_]:
-    possible = packable(model, architecture)
+    possible = architecture.layers is not None
     if config.path == "packed" and not possible:
         known = ", ".join(name for name, entry in ARCHITECTURES.items() if entry.layers is not None)
         raise ConfigError(f"path: packed is for {known}, got {architecture.class_name}; use auto or plain")

@@ -6,19 +6,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
-from mlmon.errors import ConfigError
 from mlmon.server.model.architectures import HeadNames
 from mlmon.server.model.fast import EncoderWeights, LayerWeights, Norm
 from mlmon.server.model.heads import HeadWeights
 from mlmon.server.model.layout import Limits
-from mlmon.server.model.linear import ACTIVATIONS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from mlmon.server.model.architectures import Architecture, LayerNames
 
-__all__ = ["Placement", "encoder_weights", "head_weights", "limits_of", "packable"]
+__all__ = ["Placement", "encoder_weights", "head_weights", "limits_of"]
 
 #: Where weights go: device and dtype.
 Placement: TypeAlias = tuple[torch.device, torch.dtype]
@@ -41,18 +39,14 @@ def limits_of(model: PreTrainedModel, architecture: Architecture, longest: int |
     """
     config, words = model.config, _at(model, "").get_input_embeddings()
     padding = int(config.pad_token_id) if architecture.positions_after_padding else None
+    segments = int(getattr(config, "type_vocab_size", 0) or 0)
     length = int(config.max_position_embeddings) - (0 if padding is None else padding + 1)
     return Limits(
         vocabulary=int(words.weight.shape[0]),
-        segments=int(getattr(config, "type_vocab_size", 0) or 0),
+        segments=segments if segments > 1 else 0,
         length=length if longest is None else min(length, longest),
         padding=padding,
     )
-
-
-def packable(model: PreTrainedModel, architecture: Architecture) -> bool:
-    """Whether the packed encoder can compute this model."""
-    return architecture.layers is not None and _feed_forward_activation(model) in ACTIVATIONS
 
 
 def encoder_weights(
@@ -61,7 +55,7 @@ def encoder_weights(
     """Copy the encoder's weights to a device and dtype.
 
     Args:
-        model: with its head; `packable`.
+        model: with its head.
         architecture: of the model.
         limits: of the model.
         to: device and dtype.
@@ -70,18 +64,21 @@ def encoder_weights(
     if names is None:
         raise ValueError(f"{architecture.class_name} has no packed encoder")
     embeddings = _at(model, names.embeddings)
+    positions = embeddings.position_embeddings.weight
     segments = getattr(embeddings, "token_type_embeddings", None)
+    if segments is not None and not limits.segments:
+        # every token is of the one segment there is
+        positions = positions + segments.weight[0]
     return EncoderWeights(
         words=_moved(embeddings.word_embeddings.weight, to),
-        positions=_moved(embeddings.position_embeddings.weight, to),
-        segments=None if segments is None else _moved(segments.weight, to),
+        positions=_moved(positions, to),
+        segments=None if segments is None or not limits.segments else _moved(segments.weight, to),
         norm=_norm(embeddings.LayerNorm, to),
         layers=[_layer(layer, names, to) for layer in _at(model, names.layers)],
         # DistilBERT's configuration answers to both names
         heads=int(model.config.num_attention_heads),
-        activation=_feed_forward_activation(model),
-        padding=limits.padding,
-        max_length=limits.length,
+        activation=str(getattr(model.config, "activation", None) or model.config.hidden_act),
+        limits=limits,
     )
 
 
@@ -92,9 +89,6 @@ def head_weights(model: PreTrainedModel, architecture: Architecture, to: Placeme
         model: with its head.
         architecture: of the model.
         to: device and dtype.
-
-    Raises:
-        ConfigError: its activation is not known.
     """
     names = _LATE_HEAD if hasattr(model, "lm_predictions") else architecture.head
     dense, norm, decoder = (_at(model, name) for name in (names.dense, names.norm, names.decoder))
@@ -102,9 +96,6 @@ def head_weights(model: PreTrainedModel, architecture: Architecture, to: Placeme
     activation = names.activation
     if activation.startswith("config."):
         activation = getattr(model.config, activation.removeprefix("config."))
-    if activation not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise ConfigError(f"the mask head's activation is {activation!r}; expected one of {known}")
     return HeadWeights(
         dense=_moved(dense.weight, to),
         dense_bias=None if dense.bias is None else _moved(dense.bias, to),
@@ -132,11 +123,6 @@ def _layer(layer: Any, names: LayerNames, to: Placement) -> LayerWeights:
         down_bias=_moved(down.bias, to),
         output_norm=_norm(_at(layer, names.output_norm), to),
     )
-
-
-def _feed_forward_activation(model: PreTrainedModel) -> str:
-    name = getattr(model.config, "activation", None) or model.config.hidden_act
-    return str(name)
 
 
 def _at(module: Any, name: str) -> Any:
