@@ -8,7 +8,7 @@ have it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ __all__ = ["COLUMNS", "WIDTH", "Cells", "Outcome", "judge_batch", "merge_cells",
 COLUMNS = ("n", "weight", "weight_squared", "bad", "bad_squared", "labelled")
 WIDTH = len(COLUMNS)
 _FAULTS = ("error", "timeout")
+_Any = TypeVar("_Any", bound=np.generic)
+_Columns: TypeAlias = "Sequence[NDArray[np.float64] | None]"
 #: A key is (objective, tier, bucket) in 64 bits; a bucket may be before 1970.
 _BITS = 52
 _ZERO = 1 << (_BITS - 1)
@@ -62,10 +64,13 @@ class Outcome(NamedTuple):
 
 
 class _Judged(NamedTuple):
-    """Rows that are events of an objective: how many each counts for, and how many of these are bad."""
+    """Rows that are events of an objective: how many each counts for, and how many of these are bad.
 
-    rows: NDArray[np.intp]
-    events: NDArray[np.float64]
+    `rows` are all of the batch where it is None, `events` are one each where it is None.
+    """
+
+    rows: NDArray[np.intp] | None
+    events: NDArray[np.float64] | None
     bad: NDArray[np.float64]
 
 
@@ -79,7 +84,7 @@ class _Scene:
         self.units = self.times // base_us
         labels = batch.label_rows()
         self.age_us = None if labels is None else batch.times() - self.times
-        self.requests = np.arange(len(batch)) if labels is None else np.flatnonzero(~labels)
+        self.requests = None if labels is None else np.flatnonzero(~labels)
 
 
 def split_key(keys: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
@@ -102,66 +107,67 @@ def judge_batch(judging: Judging, batch: EventBatch) -> tuple[list[Outcome | Non
     """Judge a batch by every objective.
 
     Returns:
-        By objective what it says of it, None where none of its events are; and the requests there are, by
-        base bucket, which only objectives with labels need.
+        By objective what it says of it, None where none of its events are; and the cells of all, with the
+        requests by base bucket where an objective rests on labels.
     """
     scene = _Scene(batch, judging.base_us)
     found = [
         _outcome(judging, index, scene, _JUDGES[objective.judge](scene, objective))
         for index, objective in enumerate(judging.objectives)
     ]
-    requests = Cells.none()
-    if len(scene.requests) and any(objective.labelled for objective in judging.objectives):
-        sums = np.zeros((len(scene.requests), WIDTH))
-        sums[:, 0] = 1
-        sums[:, 1] = scene.weights[scene.requests]
-        place = len(judging.objectives)
-        requests = _gather(_keys(place, 0, scene.units[scene.requests]), sums)
-    return found, requests
+    cells = [outcome.cells for outcome in found if outcome is not None]
+    if any(objective.labelled for objective in judging.objectives):
+        units, weights = _take(scene.units, scene.requests), _take(scene.weights, scene.requests)
+        cells.append(_cells(len(judging.objectives), 0, units, (None, weights)))
+    return found, _joined(cells)
 
 
 def _outcome(judging: Judging, index: int, scene: _Scene, judged: _Judged | None) -> Outcome | None:
     objective, tiers = judging.objectives[index], judging.tiers[index]
-    if judged is None:
+    if judged is None or not len(judged.bad):
         return None
-    judged, scale = _in_force(objective, scene, judged)
-    if not len(judged.rows):
+    (rows, events, bad), scale = _in_force(objective, scene, judged)
+    if not len(bad):
         return None
-    rows, count, bad = judged
-    weights = scene.weights[rows]
+    weights, units = _take(scene.weights, rows), _take(scene.units, rows)
     squares = weights * weights
-    spoilt = np.array([bad.sum(), np.dot(weights, bad), np.dot(squares, bad)])
-    whole = np.array([count.sum(), np.dot(weights, count), np.dot(squares, count)])
-    sums = np.empty((len(rows), WIDTH))
-    sums[:, 0] = count
-    sums[:, 1] = weights * count
-    sums[:, 2] = squares * count
-    sums[:, 3] = weights * bad * scale
-    sums[:, 4] = squares * bad * (scale * scale)
-    sums[:, 5] = weights if objective.labelled else 0.0
-    units = scene.units[rows]
+    spoilt, spoilt_squares = weights * bad, squares * bad
+    of_all = (events, weights, squares) if events is None else (events, weights * events, squares * events)
+    lost = np.array([bad.sum(), spoilt.sum(), spoilt_squares.sum()])
+    whole = np.array([len(bad) if column is None else column.sum() for column in of_all])
+    columns = (
+        *of_all,
+        spoilt * scale,
+        spoilt_squares * scale**2,
+        *((weights,) if objective.labelled else ()),
+    )
     late = np.zeros(2, np.int64)
     if scene.age_us is None:
-        cells = _gather(_keys(index, 0, units // tiers.lengths[0]), sums)
+        cells = _cells(index, 0, units // tiers.lengths[0], columns)
     else:
-        age = scene.age_us[rows]
-        reach = [units_us * judging.base_us for units_us in tiers.reach]
+        age = _take(scene.age_us, rows)
+        reach = [most * judging.base_us for most in tiers.reach]
         late[0] = np.count_nonzero(age > judging.delay_us(objective)) if objective.labelled else 0
         late[1] = np.count_nonzero(age > reach[2])
-        cells = _by_age(index, tiers, np.searchsorted(reach, age), units, sums)
-    return Outcome(np.stack([whole - spoilt, spoilt]), late, cells)
+        cells = _by_age(index, tiers, np.searchsorted(reach, age), units, columns)
+    return Outcome(np.stack([whole - lost, lost]), late, cells)
+
+
+def _take(values: NDArray[_Any], rows: NDArray[np.intp] | None) -> NDArray[_Any]:
+    return values if rows is None else values[rows]
 
 
 def _by_age(
-    index: int, tiers: Tiers, held: NDArray[np.intp], units: NDArray[np.int64], sums: NDArray[np.float64]
+    index: int, tiers: Tiers, held: NDArray[np.intp], units: NDArray[np.int64], columns: _Columns
 ) -> Cells:
     """Old events go into long buckets only; what is older than all of them goes nowhere."""
-    cells = Cells.none()
+    found = []
     for tier, length in enumerate(tiers.lengths):
-        here = held == tier
-        if here.any():
-            cells = merge_cells(cells, _gather(_keys(index, tier, units[here] // length), sums[here]))
-    return cells
+        here = np.flatnonzero(held == tier)
+        if len(here):
+            part = tuple(None if column is None else column[here] for column in columns)
+            found.append(_cells(index, tier, units[here] // length, part))
+    return _joined(found)
 
 
 def _in_force(
@@ -171,11 +177,12 @@ def _in_force(
     versions = objective.versions
     if len(versions) == 1 and versions[0].since_us is None:
         return judged, 1.0
-    which = _version(objective, scene.times[judged.rows])
-    known = which >= 0
+    which = _version(objective, _take(scene.times, judged.rows))
+    known = np.flatnonzero(which >= 0)
     scales = np.array([versions[-1].budget / version.budget for version in versions])
-    there = _Judged(judged.rows[known], judged.events[known], judged.bad[known])
-    return there, scales[which[known]]
+    rows = known if judged.rows is None else judged.rows[known]
+    events = None if judged.events is None else judged.events[known]
+    return _Judged(rows, events, judged.bad[known]), scales[which[known]]
 
 
 def _version(objective: JudgedObjective, times: NDArray[np.int64]) -> NDArray[np.intp]:
@@ -191,18 +198,24 @@ def _version(objective: JudgedObjective, times: NDArray[np.int64]) -> NDArray[np
 def _availability(scene: _Scene, _objective: JudgedObjective) -> _Judged | None:
     codes, values = scene.batch.codes("status", "ok")
     failed = np.array([value in _FAULTS for value in values], float)
-    rows = scene.requests
-    return _Judged(rows, np.ones(len(rows)), failed[codes[rows]])
+    return _Judged(scene.requests, None, failed[_take(codes, scene.requests)])
 
 
 def _latency(scene: _Scene, objective: JudgedObjective) -> _Judged | None:
     values = scene.batch.floats("latency_seconds")
     if values is None:
         return None
-    rows = scene.requests[(values[scene.requests] >= 0) & (values[scene.requests] < np.inf)]
+    there = (values >= 0) & (values < np.inf)
+    rows = scene.requests
+    if rows is not None:
+        rows = rows[there[rows]]
+    elif not there.all():
+        rows = np.flatnonzero(there)
     limits = np.array([version.limit_seconds for version in objective.versions], float)
-    limit = limits[np.maximum(_version(objective, scene.times[rows]), 0)] if len(limits) > 1 else limits[0]
-    return _Judged(rows, np.ones(len(rows)), (values[rows] > limit).astype(float))
+    limit: NDArray[np.float64] | float = limits[0]
+    if len(limits) > 1:
+        limit = limits[np.maximum(_version(objective, _take(scene.times, rows)), 0)]
+    return _Judged(rows, None, (_take(values, rows) > limit).astype(float))
 
 
 def _accuracy(scene: _Scene, _objective: JudgedObjective) -> _Judged | None:
@@ -215,7 +228,7 @@ def _accuracy(scene: _Scene, _objective: JudgedObjective) -> _Judged | None:
         codes, values = scene.batch.codes(field)
         numbers = np.array([names.setdefault(value, len(names)) for value in values])
         sides.append(numbers[codes[rows]])
-    return _Judged(rows, np.ones(len(rows)), (sides[0] != sides[1]).astype(float))
+    return _Judged(rows, None, (sides[0] != sides[1]).astype(float))
 
 
 def _masked_accuracy(scene: _Scene, _objective: JudgedObjective) -> _Judged | None:
@@ -235,10 +248,8 @@ _JUDGES: dict[str, Callable[[_Scene, JudgedObjective], _Judged | None]] = {
     "masked-accuracy": _masked_accuracy,
 }
 
-_Names: TypeAlias = "Sequence[str]"
 
-
-def _present(batch: EventBatch, fields: _Names) -> NDArray[np.intp] | None:
+def _present(batch: EventBatch, fields: Sequence[str]) -> NDArray[np.intp] | None:
     """Rows in which none of these is null; None where there are none."""
     there = np.ones(len(batch), bool)
     for field in fields:
@@ -254,24 +265,39 @@ def _present(batch: EventBatch, fields: _Names) -> NDArray[np.intp] | None:
 # --- sums by key
 
 
-def _gather(keys: NDArray[np.int64], sums: NDArray[np.float64]) -> Cells:
-    """Add up the rows of each key."""
-    first, last = int(keys.min()), int(keys.max())
+def _cells(place: int, tier: int, buckets: NDArray[np.int64], columns: _Columns) -> Cells:
+    """Add up columns by bucket; those not given are 0, and None is 1 for each row."""
+    if not len(buckets):
+        return Cells.none()
+    first, last = int(buckets.min()), int(buckets.max())
     if first == last:
-        return Cells(np.array([first]), sums.sum(axis=0, keepdims=True))
+        sums = np.zeros((1, WIDTH))
+        sums[0, : len(columns)] = [len(buckets) if column is None else column.sum() for column in columns]
+        return Cells(_keys(place, tier, np.array([first])), sums)
     if last - first < _DENSE:
-        codes = keys - first
+        codes = buckets - first
+        sums = _added(codes, columns, last - first + 1)
         there = np.flatnonzero(np.bincount(codes))
-        return Cells(there + first, _added(codes, sums, last - first + 1)[there])
-    names, codes = np.unique(keys, return_inverse=True)
-    return Cells(names, _added(codes, sums, len(names)))
+        return Cells(_keys(place, tier, there + first), sums[there])
+    names, codes = np.unique(buckets, return_inverse=True)
+    return Cells(_keys(place, tier, names), _added(codes, columns, len(names)))
 
 
-def _added(codes: NDArray[np.intp], sums: NDArray[np.float64], size: int) -> NDArray[np.float64]:
-    out = np.empty((size, sums.shape[1]))
-    for column in range(sums.shape[1]):
-        out[:, column] = np.bincount(codes, sums[:, column], size)
+def _added(codes: NDArray[np.intp], columns: _Columns, size: int) -> NDArray[np.float64]:
+    out = np.zeros((size, WIDTH))
+    for index, column in enumerate(columns):
+        out[:, index] = np.bincount(codes, column, size)
     return out
+
+
+def _joined(parts: Sequence[Cells]) -> Cells:
+    """Cells whose keys follow each other, one part after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return Cells(
+        np.concatenate([np.zeros(0, np.int64), *(part.keys for part in parts)]),
+        np.concatenate([np.zeros((0, WIDTH)), *(part.sums for part in parts)]),
+    )
 
 
 def merge_cells(a: Cells, b: Cells) -> Cells:
@@ -286,4 +312,6 @@ def merge_cells(a: Cells, b: Cells) -> Cells:
         return a if len(a.keys) else b
     if np.array_equal(a.keys, b.keys):
         return Cells(a.keys, a.sums + b.sums)
-    return _gather(np.concatenate([a.keys, b.keys]), np.concatenate([a.sums, b.sums]))
+    sums = np.concatenate([a.sums, b.sums])
+    names, codes = np.unique(np.concatenate([a.keys, b.keys]), return_inverse=True)
+    return Cells(names, _added(codes, tuple(sums.T), len(names)))

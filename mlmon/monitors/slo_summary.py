@@ -11,6 +11,10 @@ from mlmon.monitors.slo_judge import WIDTH, Cells, judge_batch, merge_cells
 from mlmon.stats.pack import pack, unpack
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
     from mlmon.events.batch import EventBatch
     from mlmon.monitors.slo_objectives import Judging
 
@@ -50,7 +54,6 @@ class SloSummary:
             if outcome is not None:
                 self.totals[index] += outcome.totals
                 self.late[index] += outcome.late
-                cells = merge_cells(cells, outcome.cells)
         self.cells = merge_cells(self.cells, cells)
 
     def merge(self, other: SloSummary) -> None:
@@ -72,6 +75,12 @@ class SloSummary:
         twin.totals = self.totals.copy()
         twin.late = self.late.copy()
         return twin
+
+    def outcomes(self) -> Iterator[tuple[str, NDArray[np.float64]]]:
+        """Objectives that met events: name, and n, Σw, Σw² of good and bad ones, shape (2, 3)."""
+        for objective, totals in zip(self._judging.objectives, self.totals, strict=True):
+            if totals[:, 0].any():
+                yield objective.name, totals
 
     def copy(self) -> SloSummary:
         """An independent copy. Cells are shared, since they are replaced and never changed."""
