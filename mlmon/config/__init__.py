@@ -136,10 +136,10 @@ def default_toml(source: SourceKind = "spool") -> str:
 def reference_markdown() -> str:
     """The reference of every key, as Markdown: the sidecar's file, then what a model server sets in code."""
     # Only here: the sidecar itself needs none of what runs in a model server.
-    from mlmon.attach import EmitterConfig, TapConfig
+    from mlmon.attach import EmitterConfig, LabelConfig, TapConfig
     from mlmon.attach.kafka_sink import KafkaSinkConfig
     from mlmon.events.privacy import PrivacyConfig
     from mlmon.sources.spool_writer import SpoolWriterConfig
 
-    in_code = (TapConfig, EmitterConfig, SpoolWriterConfig, KafkaSinkConfig, PrivacyConfig)
+    in_code = (TapConfig, LabelConfig, EmitterConfig, SpoolWriterConfig, KafkaSinkConfig, PrivacyConfig)
     return f"{_INTRO}\n{render.markdown(Config)}\n{_IN_CODE}\n{render.markdown_of(in_code)}"
