@@ -4,11 +4,13 @@
 blind, so its alerts page under the service `mlmon`. `services` (in `health_services`) speaks of the watched
 services: versions, tokenizer, drift, latency, GPU. No budget has a say in these.
 
-Left out for want of metrics: retraining that failed. Cost has an objective.
+Left out for want of metrics: retraining that failed. Cost has an objective. Some rest on the exporters of
+others; docs/alerting.md says which.
 """
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import msgspec
@@ -49,6 +51,9 @@ class HealthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         drift_near_share: share of the pager's threshold at which a ticket says that a page is near.
         gpu_memory_ratio: GPU memory in use.
         oom_restarts: restarts of a server in an hour for want of memory.
+        gpu_container_label: label of dcgm-exporter's series that names the container: `container` where it is
+            scraped with `honor_labels`.
+        container_pattern: regular expression of a container's whole name; its first group is the service.
     """
 
     job: str = "mlmon"
@@ -66,6 +71,21 @@ class HealthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drift_near_share: _Share = 0.3
     gpu_memory_ratio: _Share = 0.95
     oom_restarts: Annotated[int, msgspec.Meta(ge=1)] = 2
+    gpu_container_label: Annotated[str, msgspec.Meta(pattern="^[a-zA-Z_][a-zA-Z0-9_]*$")] = (
+        "exported_container"
+    )
+    container_pattern: str = "(.+)"
+
+    def __post_init__(self) -> None:
+        try:
+            groups = re.compile(self.container_pattern).groups
+        except re.error as error:
+            raise ValueError(f"container_pattern: expected a regular expression: {error}") from error
+        if groups == 0:
+            raise ValueError(
+                "container_pattern: expected a group that is the service, such as (.+)-server; got "
+                f"{self.container_pattern!r}"
+            )
 
 
 class Rule(NamedTuple):

@@ -203,8 +203,9 @@ def _latency(settings: RuleSettings, health: HealthSettings) -> Rule:
     )
 
 
-def _service_of(expression: str, label: str) -> str:
-    return f'label_replace({expression}, "service", "$1", "{label}", "(.+)")'
+def _service_of(expression: str, label: str, health: HealthSettings) -> str:
+    pattern = health.container_pattern.replace("\\", r"\\").replace('"', r"\"")
+    return f'label_replace({expression}, "service", "$1", "{label}", "{pattern}")'
 
 
 def _memory(settings: RuleSettings, health: HealthSettings) -> Iterator[Rule]:
@@ -212,9 +213,8 @@ def _memory(settings: RuleSettings, health: HealthSettings) -> Iterator[Rule]:
     watched = "and on (service)\ncount by (service) (mlmon_requests_total)"
     used, free = "DCGM_FI_DEV_FB_USED", "DCGM_FI_DEV_FB_FREE"
     ours = "max by (service, model) (mlmon_gpu_memory_used_last_bytes / (mlmon_gpu_memory_total_bytes > 0))"
-    theirs = _service_of(
-        f"max by (exported_container) ({used} / ({used} + {free} > 0))", "exported_container"
-    )
+    container = health.gpu_container_label
+    theirs = _service_of(f"max by ({container}) ({used} / ({used} + {free} > 0))", container, health)
     limit = number(health.gpu_memory_ratio)
     yield Rule(
         "MlmonGpuMemoryNearFull",
@@ -231,7 +231,7 @@ def _memory(settings: RuleSettings, health: HealthSettings) -> Iterator[Rule]:
     span = settings.duration(60 * MINUTE)
     restarted = f"increase(kube_pod_container_status_restarts_total[{span}])"
     killed = 'kube_pod_container_status_last_terminated_reason{reason="OOMKilled"} == 1'
-    named = _service_of(f"{restarted}\nand on (namespace, pod, container)\n{killed}", "container")
+    named = _service_of(f"{restarted}\nand on (namespace, pod, container)\n{killed}", "container", health)
     yield Rule(
         "MlmonOomRestarts",
         "page",
