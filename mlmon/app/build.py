@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
+from mlmon.app.canary_route import CanaryRoute
 from mlmon.app.deliver import Delivery
 from mlmon.app.own import own_samples
 from mlmon.app.sidecar import Parts, Sidecar
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from mlmon.engine import Published
     from mlmon.monitors.base import Monitor, SeriesKey, Summary
     from mlmon.monitors.tokenizer import TokenCounter
+    from mlmon.publish.connections import Reply
     from mlmon.sources.base import Source
 
 __all__ = ["Running", "build", "build_source", "open_for_reading", "owner_name", "token_tables"]
@@ -147,8 +149,17 @@ def build(config: Config, clock: Clock | None = None) -> Running:
     if history is not None:
         live.append(lambda: history.samples(len(engine.outbox)))
     collector = publisher.collector = SnapshotCollector(monitors, live)
-    server = MetricsServer(config.http, collector, _health(sidecar, source, config, clock))
+    routes = _routes(config, clock)
+    server = MetricsServer(config.http, collector, _health(sidecar, source, config, clock), routes=routes)
     return Running(sidecar, source, engine, checkpoint, collector, server)
+
+
+def _routes(config: Config, clock: Clock) -> dict[str, Callable[[str], Reply]]:
+    """What the port answers beside metrics: canary verdicts, where there is a history to read them from."""
+    if not config.history.enabled:
+        return {}
+    answer = CanaryRoute(config, clock).answer
+    return {"/canary/verdict": answer, "/canary/gate": answer}
 
 
 def load_baselines(config: Config) -> BaselineStore | None:

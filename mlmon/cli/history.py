@@ -51,7 +51,7 @@ def _warnings_shown() -> Iterator[None]:
 
 @click.group()
 def history() -> None:
-    """Closed windows on disk: readings, distributions, latency, sampled events."""
+    """Closed windows on disk: readings, distributions, latency, outcomes, sampled events."""
 
 
 @history.command()

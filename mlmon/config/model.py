@@ -13,6 +13,7 @@ import msgspec
 
 from mlmon.app.sidecar import LoopConfig
 from mlmon.baseline.config import BaselineConfig
+from mlmon.canary.config import CanaryConfig
 from mlmon.checkpoint.kafka import KafkaCheckpointConfig
 from mlmon.checkpoint.letters import DeadLetterConfig
 from mlmon.checkpoint.sqlite import SqliteCheckpointConfig
@@ -133,6 +134,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drift: DriftConfig = DriftConfig()
     alerts: AlertsConfig = AlertsConfig()
     history: HistoryConfig = HistoryConfig()
+    canary: CanaryConfig = CanaryConfig()
     registry: RegistryConfig = RegistryConfig()
     http: HttpConfig = HttpConfig()
     log: LogConfig = LogConfig()

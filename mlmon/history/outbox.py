@@ -16,6 +16,7 @@ from mlmon.history.directions import Directions
 from mlmon.history.tables import MAX_CHUNK_BYTES, NAMED_LABELS, QUANTILES, TABLES, Parcel, chunks_of
 from mlmon.monitors.sample_rows import unpack_row
 from mlmon.monitors.samples import SamplesSummary
+from mlmon.monitors.slo_summary import SloSummary
 from mlmon.monitors.traffic import LATENCY_PARTS, TrafficSummary
 from mlmon.stats.counts import effective_size
 
@@ -121,6 +122,7 @@ def encode_window(
         "readings": _readings(readings),
         "distributions": _distributions(summaries, fields),
         "latency": _latency(summaries),
+        "outcomes": _outcomes(summaries),
         "events": _events(summaries),
     }
     return chunks_of(Parcel(window, {name: _table(name, window, rows) for name, rows in columns.items()}))
@@ -204,6 +206,27 @@ def _latency(summaries: Mapping[str, Mapping[SeriesKey, Any]]) -> _Columns:
         "weight": [float(size[1]) for _, _, _, size in rows],
         "n_eff": [effective_size(size) for _, _, _, size in rows],
         **{name: [values[index] for values in quantiles] for index, name in enumerate(QUANTILES)},
+    }
+
+
+def _outcomes(summaries: Mapping[str, Mapping[SeriesKey, Any]]) -> _Columns:
+    """Good and bad events of the window by objective, in the window in which they, or their labels, came."""
+    rows = [
+        (series, slo, outcome, triple)
+        for by_series in summaries.values()
+        for series, summary in by_series.items()
+        if isinstance(summary, SloSummary)
+        for slo, totals in summary.outcomes()
+        for outcome, triple in zip(("good", "bad"), totals.tolist(), strict=True)
+        if triple[0]
+    ]
+    return {
+        **_series([series for series, _, _, _ in rows]),
+        "slo": [slo for _, slo, _, _ in rows],
+        "outcome": [outcome for _, _, outcome, _ in rows],
+        "n": [int(triple[0]) for _, _, _, triple in rows],
+        "weight": [triple[1] for _, _, _, triple in rows],
+        "weight_squared": [triple[2] for _, _, _, triple in rows],
     }
 
 

@@ -95,7 +95,7 @@ def read(directory: str | Path, table: str, selection: Selection | None = None) 
 
     Args:
         directory: of the history. One that does not exist is an empty history.
-        table: `readings`, `distributions`, `latency` or `events`.
+        table: `readings`, `distributions`, `latency`, `outcomes` or `events`.
         selection: which rows; all of them without one.
 
     Raises:

@@ -44,7 +44,7 @@ __all__ = ["History"]
 
 log = logging.getLogger(__name__)
 
-#: Folders whose joined parcels are remembered, so that a write reads no footers: four tables and a few dates.
+#: Folders whose joined parcels are remembered, so that a write reads no footers: five tables, a few dates.
 _REMEMBERED = 16
 
 

@@ -1,4 +1,4 @@
-"""What the history holds: four tables, and the chunks they travel in from the engine to the disk.
+"""What the history holds: five tables, and the chunks they travel in from the engine to the disk.
 
 A chunk is self-contained: it holds rows of one window for any of the tables, compressed. Chunks wait in the
 checkpoint between a window's close and its file, so each must fit a Kafka record.
@@ -82,6 +82,17 @@ TABLES: Mapping[str, pa.Schema] = {
             ("weight", _NUMBER),
             ("n_eff", _NUMBER),
             *((name, _NUMBER) for name in QUANTILES),
+        ]
+    ),
+    "outcomes": pa.schema(
+        [
+            *_WINDOW,
+            *_SERIES,
+            ("slo", _TEXT),
+            ("outcome", _TEXT),
+            ("n", _COUNT),
+            ("weight", _NUMBER),
+            ("weight_squared", _NUMBER),
         ]
     ),
     "events": pa.schema(

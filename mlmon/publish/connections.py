@@ -26,6 +26,7 @@ __all__ = ["BoundedServer", "Reply"]
 
 _LOG = logging.getLogger(__name__)
 _MAX_HEAD_BYTES = 16 * 1024
+_MAX_BODY_BYTES = 64 * 1024
 _REFUSAL = (
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 )
@@ -49,13 +50,14 @@ class BoundedServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         family: of the address.
         address: host and port.
         answer: the reply to a path and headers of a GET; called in the connection's thread. A HEAD gets the
-            same without the body.
+            same without the body; a POST, where one is allowed, the same whatever its body says.
         tls: handshakes with it, None for plain HTTP.
         max_connections: most served at once; more get 503 from the accepting thread and are counted.
         timeout_seconds: from accept to last byte.
 
     Attributes:
         refused: connections that got 503 for want of a slot.
+        posts: paths that may be asked by POST too.
 
     Raises:
         OSError: the address cannot be bound.
@@ -79,6 +81,7 @@ class BoundedServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.address_family = family
         self.answer = answer
         self.refused = 0
+        self.posts: frozenset[str] = frozenset()
         self._tls = tls
         self._timeout = timeout_seconds
         self._slots = threading.BoundedSemaphore(max_connections)
@@ -161,6 +164,16 @@ class _Deadline:
             head += piece
         return bytes(head)
 
+    def skip(self, count: int) -> bool:
+        """Read and forget so many bytes; False where the client stopped before."""
+        while count > 0:
+            self._arm()
+            piece = self._sock.recv(min(count, 4096))
+            if not piece:
+                return False
+            count -= len(piece)
+        return True
+
     def write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:
@@ -191,14 +204,22 @@ class _Handler(BaseHTTPRequestHandler):
             self._respond()
 
     def _respond(self) -> None:
-        if self.command not in ("GET", "HEAD"):
+        server = cast("BoundedServer", self.server)
+        if self.command not in ("GET", "HEAD", "POST"):
             reply = Reply(
-                HTTPStatus.METHOD_NOT_ALLOWED, _TEXT, b"only GET and HEAD\n", (("Allow", "GET, HEAD"),)
+                HTTPStatus.METHOD_NOT_ALLOWED,
+                _TEXT,
+                b"only GET, HEAD, POST\n",
+                (("Allow", "GET, HEAD, POST"),),
+            )
+        elif self.command == "POST" and not self._drained():
+            reply = Reply(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TEXT, b"a body of at most 64 KiB, by length\n"
             )
         else:
             try:
                 headers = cast("Mapping[str, str]", self.headers)
-                reply = cast("BoundedServer", self.server).answer(self.path, headers)
+                reply = server.answer(self.path, headers)
             except Exception:  # noqa: BLE001 - whatever fails, the client gets an answer and the log a trace
                 _LOG.exception("%r could not be answered", self.path)
                 reply = Reply(HTTPStatus.INTERNAL_SERVER_ERROR, _TEXT, b"failed; the log says why\n")
@@ -211,6 +232,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(reply.body)
+
+    def _drained(self) -> bool:
+        """Read a body of moderate length, which says nothing here: webhooks send one whether asked or not."""
+        length = self.headers.get("Content-Length", "0")
+        if not length.isdigit() or int(length) > _MAX_BODY_BYTES or "Transfer-Encoding" in self.headers:
+            return False
+        return self._wire.skip(int(length) - (len(self._head) - self.rfile.tell()))
 
     def finish(self) -> None:
         """Send what was written."""

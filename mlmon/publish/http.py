@@ -19,7 +19,7 @@ import threading
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import msgspec
 from prometheus_client.exposition import choose_encoder, gzip_accepted
@@ -40,7 +40,11 @@ __all__ = ["Health", "HttpConfig", "MetricsServer"]
 
 _LOG = logging.getLogger(__name__)
 _TEXT = "text/plain; charset=utf-8"
-_INDEX = b"mlmon: /metrics  /healthz  /readyz\n"
+_INDEX = "mlmon: /metrics  /healthz  /readyz"
+
+
+Routes: TypeAlias = "Mapping[str, Callable[[str], Reply]]"
+_NO_ROUTES: Routes = {}
 
 
 class HttpConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,6 +136,8 @@ class MetricsServer:
         collector: what /metrics shows.
         health: what the probes say; called in a connection's thread, must not block.
         environ: where `password_env` is looked up.
+        routes: what other paths answer, by GET or POST, to whoever may read /metrics: from path with query to
+            reply. Called in a connection's thread.
 
     Raises:
         ConfigError: the address is taken or not of this machine; the password is missing; a TLS file cannot
@@ -144,10 +150,12 @@ class MetricsServer:
         collector: SnapshotCollector,
         health: Callable[[], Health],
         environ: Mapping[str, str] | None = None,
+        routes: Routes = _NO_ROUTES,
     ) -> None:
         auth = basic_auth(config.username, config.password_env, config.password_file, environ)
         tls = _tls_context(config)
-        self._server = _bind(config, _App(collector, health, auth), tls)
+        self._server = _bind(config, _App(collector, health, auth, routes), tls)
+        self._server.posts = frozenset(routes)
         self._thread: threading.Thread | None = None
         self._scheme = "https" if tls else "http"
         if not _is_loopback(self.host) and auth is None and config.tls_client_ca_file is None:
@@ -202,16 +210,25 @@ class _App:
     """What each path answers."""
 
     def __init__(
-        self, collector: SnapshotCollector, health: Callable[[], Health], auth: BasicAuth | None
+        self,
+        collector: SnapshotCollector,
+        health: Callable[[], Health],
+        auth: BasicAuth | None,
+        routes: Routes,
     ) -> None:
         self._collector = collector
         self._health = health
         self._auth = auth
+        self._routes = routes
+        self._index = ("  ".join([_INDEX, *routes]) + "\n").encode()
         self._rendering = threading.Lock()
 
     def answer(self, path: str, headers: Mapping[str, str]) -> Reply:
         trusted = self._auth is None or self._auth.allows(headers.get("Authorization"))
-        match path.partition("?")[0]:
+        place = path.partition("?")[0]
+        if place in self._routes:
+            return self._routes[place](path) if trusted else _unauthorized()
+        match place:
             case "/healthz":
                 return self._probe("alive", trusted=trusted)
             case "/readyz":
@@ -219,12 +236,11 @@ class _App:
             case "/metrics" if trusted:
                 return self._metrics(headers)
             case "/metrics":
-                challenge = (("WWW-Authenticate", 'Basic realm="mlmon", charset="UTF-8"'),)
-                return Reply(HTTPStatus.UNAUTHORIZED, _TEXT, b"a user and a password are needed\n", challenge)
+                return _unauthorized()
             case "/":
-                return Reply(HTTPStatus.OK, _TEXT, _INDEX)
+                return Reply(HTTPStatus.OK, _TEXT, self._index)
             case _:
-                return Reply(HTTPStatus.NOT_FOUND, _TEXT, _INDEX)
+                return Reply(HTTPStatus.NOT_FOUND, _TEXT, self._index)
 
     def _metrics(self, headers: Mapping[str, str]) -> Reply:
         _, content_type = choose_encoder(headers.get("Accept") or "")
@@ -245,6 +261,11 @@ class _App:
             content["reasons"] = list(health.reasons)
         status = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
         return Reply(status, "application/json", json.dumps(content).encode() + b"\n")
+
+
+def _unauthorized() -> Reply:
+    challenge = (("WWW-Authenticate", 'Basic realm="mlmon", charset="UTF-8"'),)
+    return Reply(HTTPStatus.UNAUTHORIZED, _TEXT, b"a user and a password are needed\n", challenge)
 
 
 def _bind(config: HttpConfig, app: _App, tls: ssl.SSLContext | None) -> BoundedServer:

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["BoundedMean", "Interval", "comparison_log_e", "mean_interval", "proportion_interval"]
+__all__ = [
+    "BoundedMean",
+    "Interval",
+    "comparison_log_e",
+    "difference_interval",
+    "mean_interval",
+    "proportion_interval",
+    "quantile_shares",
+]
 
 #: Halvings of an interval in a root search: 2^-40 of its width is left.
 _HALVINGS = 40
@@ -70,6 +78,46 @@ def proportion_interval(
     return Interval(low, high)
 
 
+def quantile_shares(
+    share: float, trials: float, alpha: float, prior: tuple[float, float] = (0.5, 0.5)
+) -> Interval:
+    """Confidence sequence of a quantile, as shares of the events so far between which it lies.
+
+    At the true quantile x of `share`, each event is at most x with probability `share`, so the number of them
+    is what the e-process of `proportion_interval` judges: x leaves the set of all x at which this e-process
+    is below 1/alpha with probability at most alpha, over all times. The set lies between the empirical
+    quantiles of the two shares returned. For the quantile of a continuous distribution; ties only widen it.
+
+    Args:
+        share: of the quantile, in (0, 1).
+        trials: events so far.
+        alpha: error over all times.
+        prior: of the mixture.
+
+    Returns:
+        Shares of the events so far; (0, 1) before there is enough.
+
+    Example:
+        >>> low, high = quantile_shares(0.95, 5000, 0.05)
+        >>> round(low, 4), round(high, 4)
+        (0.9376, 0.9615)
+    """
+    a, b = prior
+    if trials <= 0:
+        return Interval(0.0, 1.0)
+    level = special.betaln(a, b) - math.log(alpha)
+
+    def inside(at: float) -> bool:
+        below = at * trials
+        above = trials - below
+        log_e = special.betaln(a + below, b + above) - level
+        return bool(log_e < special.xlogy(below, share) + special.xlog1py(above, -share))
+
+    low = 0.0 if inside(0.0) else _edge(inside, share, 0.0)
+    high = 1.0 if inside(1.0) else _edge(inside, share, 1.0)
+    return Interval(low, high)
+
+
 def _edge(inside: Callable[[float], bool], within: float, outside: float) -> float:
     """Where a set that holds `within` and not `outside` ends, on the outer side."""
     for _ in range(_HALVINGS):
@@ -108,6 +156,35 @@ def mean_interval(
     spread = n * rho2 + 1.0
     width = math.sqrt(variance * spread / (n * n * rho2) * math.log(spread / alpha**2))
     return Interval(mean - width, mean + width)
+
+
+def difference_interval(
+    first: tuple[float, float], second: tuple[float, float], alpha: float, tuned_for: float = 500.0
+) -> Interval:
+    """Confidence sequence of how much larger the second of two proportions is: normal mixture, asymptotic.
+
+    `mean_interval` for the difference d of two means: with V = p(1 - p)/n + q(1 - q)/m and the harmonic number
+    of events t = 1/(1/n + 1/m), d ± √(V (1 + 1/(tr²)) ln((tr² + 1)/alpha²)). The variance is that of one more
+    good and one more bad event, so that it is not 0 before the first. For shares that are rare against 1/t take
+    the difference of two `proportion_interval`s, which is exact and wider.
+
+    Args:
+        first: events with the property, and all events, of the one sample; effective numbers.
+        second: of the other.
+        alpha: error over all times.
+        tuned_for: harmonic number of events at which it is narrowest.
+
+    Example:
+        >>> low, high = difference_interval((20, 1000), (60, 1000), 0.05)
+        >>> round(low, 3), round(high, 3)
+        (0.013, 0.067)
+    """
+    (bad, n), (more, m) = first, second
+    smooth = (bad + 1) / (n + 2), (more + 1) / (m + 2)
+    variance = smooth[0] * (1 - smooth[0]) / n + smooth[1] * (1 - smooth[1]) / m
+    harmonic = 1 / (1 / n + 1 / m)
+    scaled = mean_interval(harmonic, more / m - bad / n, variance * harmonic, alpha, tuned_for)
+    return Interval(scaled.low, scaled.high)
 
 
 class BoundedMean:
