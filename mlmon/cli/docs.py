@@ -57,7 +57,8 @@ _EVENTS_HEAD = f"""\
 Version {SCHEMA_VERSION} of the contract. An event describes one inference request: numbers, names and
 digests, no raw text. Few fields are required, so that any server can begin with little. Unknown fields are
 ignored, events of older versions are read, and what cannot be read becomes a dead letter with its reason. An
-event with `request_time` is no request but a label event: what is true of an earlier one ([labels](labels.md)).
+event with `request_time` is no request but a label event: what is true of an earlier one
+([labels](labels.md)).
 
 `status` is one of {_words(STATUSES)}; `deployment` is one of {_words(DEPLOYMENTS)}.
 
