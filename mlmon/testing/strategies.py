@@ -55,7 +55,7 @@ def _truths() -> SearchStrategy[dict[str, Any]]:
     label: dict[str, SearchStrategy[Any]] = {"label": labels(), "prediction": labels()}
     masked: dict[str, SearchStrategy[Any]] = {"counts": counts}
     delay: dict[str, SearchStrategy[Any]] = {"delay_us": st.integers(0, 10**12)}
-    return st.one_of(st.fixed_dictionaries(said | delay) for said in (label, masked, label | masked))
+    return st.one_of([st.fixed_dictionaries(said | delay) for said in (label, masked, label | masked)])
 
 
 def _with_truth(event: Event, kind: str | None, truth: dict[str, Any]) -> Event:
