@@ -2,7 +2,7 @@
 
 Exit codes: 0 success; 1 a check found something to fix; 2 wrong usage or configuration; 3 a log, broker,
 server or port cannot be reached; 4 state or a baseline cannot be used (locked, newer format, damaged); 130
-interrupted.
+interrupted. `mlmon canary check` ends with 5 while nothing can be said yet.
 A mistake of the user's ends in one message that says what was expected, what came and what to do.
 """
 
@@ -17,6 +17,7 @@ import click
 
 from mlmon import __version__, errors
 from mlmon.cli.baseline import COMMANDS as BASELINE
+from mlmon.cli.canary import COMMANDS as CANARY
 from mlmon.cli.data import COMMANDS as DATA
 from mlmon.cli.demo import COMMANDS as DEMO
 from mlmon.cli.grafana import COMMANDS as GRAFANA
@@ -54,7 +55,7 @@ def cli() -> None:
 
 
 _COMMANDS = (*RUN, *STATUS, *BASELINE, *DATA, *LABELS, *HISTORY, *DEMO, *REPORT, *SIMULATE, *SERVE)
-for command in (*_COMMANDS, *GRAFANA, *RELEASE, *RENDER):
+for command in (*_COMMANDS, *CANARY, *GRAFANA, *RELEASE, *RENDER):
     cli.add_command(command)
 
 

@@ -205,13 +205,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _respond(self) -> None:
         server = cast("BoundedServer", self.server)
-        if self.command not in ("GET", "HEAD", "POST"):
-            reply = Reply(
-                HTTPStatus.METHOD_NOT_ALLOWED,
-                _TEXT,
-                b"only GET, HEAD, POST\n",
-                (("Allow", "GET, HEAD, POST"),),
-            )
+        methods = ["GET", "HEAD"]
+        if self.path.partition("?")[0] in server.posts:
+            methods.append("POST")
+        if self.command not in methods:
+            allow = ", ".join(methods)
+            text = f"only {allow}\n".encode()
+            reply = Reply(HTTPStatus.METHOD_NOT_ALLOWED, _TEXT, text, (("Allow", allow),))
         elif self.command == "POST" and not self._drained():
             reply = Reply(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TEXT, b"a body of at most 64 KiB, by length\n"

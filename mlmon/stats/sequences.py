@@ -163,10 +163,10 @@ def difference_interval(
 ) -> Interval:
     """Confidence sequence of how much larger the second of two proportions is: normal mixture, asymptotic.
 
-    `mean_interval` for the difference d of two means: with V = p(1 - p)/n + q(1 - q)/m and the harmonic number
-    of events t = 1/(1/n + 1/m), d ± √(V (1 + 1/(tr²)) ln((tr² + 1)/alpha²)). The variance is that of one more
-    good and one more bad event, so that it is not 0 before the first. For shares that are rare against 1/t take
-    the difference of two `proportion_interval`s, which is exact and wider.
+    `mean_interval` for the difference d of two means: with V = p(1 - p)/n + q(1 - q)/m and the harmonic
+    number of events t = 1/(1/n + 1/m), d ± √(V (1 + 1/(tr²)) ln((tr² + 1)/alpha²)). The variance is that of
+    one more good and one more bad event, so that it is not 0 before the first. Not before some ten events
+    with the property; for rare ones take two `proportion_interval`s, which are exact and wider.
 
     Args:
         first: events with the property, and all events, of the one sample; effective numbers.
