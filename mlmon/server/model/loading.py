@@ -203,7 +203,7 @@ def _architecture(files: ModelFiles) -> tuple[str, Architecture]:
 
 
 def _read_model(files: ModelFiles, architecture: Architecture) -> PreTrainedModel:
-    """The model as transformers has it, on the CPU, in the checkpoint's dtype.
+    """The model as transformers has it, on the CPU in float32, whatever config.json says of its dtype.
 
     The weights are read here and handed over: left to itself, transformers would look for adapters,
     distributed checkpoints and pickle as well.
@@ -219,6 +219,7 @@ def _read_model(files: ModelFiles, architecture: Architecture) -> PreTrainedMode
                 None,
                 config=config,
                 state_dict=weights,
+                dtype=torch.float32,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name it has everywhere
-from model_kit import LONGEST, random_batch
+from model_kit import LONGEST, VOCABULARY, random_batch
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mlmon.errors import ConfigError
 from mlmon.server.model import LoadConfig, Packed, load_model
@@ -21,8 +22,10 @@ from mlmon.server.model.architectures import ARCHITECTURES
 from mlmon.server.model.attention import GroupedAttention, VarlenAttention, choose_attention
 from mlmon.server.model.fast import PackedEncoder, Speed
 from mlmon.server.model.graphs import MAX_GRAPHS, GraphedEncoder, Size
+from mlmon.server.model.heads import VocabularyHead
+from mlmon.server.model.layout import Placed
 from mlmon.server.model.linear import make_linear
-from mlmon.server.model.weights import encoder_weights, limits_of
+from mlmon.server.model.weights import encoder_weights, head_weights, limits_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,6 +86,24 @@ def test_the_varlen_kernel_is_chosen_where_it_can_run() -> None:
         (cuda, torch.float16, 264),
     ):
         assert isinstance(choose_attention(device, dtype, size), GroupedAttention)
+
+
+@pytest.mark.parametrize("kind", ["bert", "roberta"])
+def test_what_runs_on_cuda_fits_together(made: Make, kind: str) -> None:
+    """By shapes and dtypes: fake tensors know the kernels' signatures and need no GPU."""
+    model, architecture = made(kind).model, ARCHITECTURES[kind]
+    to = (torch.device("cuda", 0), torch.bfloat16)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        encoder = PackedEncoder(
+            encoder_weights(model, architecture, limits_of(model, architecture, None), to), VarlenAttention()
+        )
+        assert [type(after.up).__name__ for after in encoder.after] == ["_AddmmGelu"] * 3
+        tokens = [torch.empty(25, dtype=torch.int32, device=to[0]) for _ in range(3)]
+        offsets = torch.empty(4, dtype=torch.int32, device=to[0])
+        hidden = encoder.run(Placed(*tokens, offsets, 17, ()), None)
+        logits = VocabularyHead(head_weights(model, architecture, to)).logits(hidden)
+    assert (hidden.shape, hidden.dtype, hidden.device) == ((25, 48), torch.bfloat16, to[0])
+    assert (logits.shape, logits.dtype, logits.device) == ((25, VOCABULARY), torch.float32, to[0])
 
 
 @pytest.mark.parametrize(

@@ -122,6 +122,16 @@ def test_a_checkpoint_in_16_bit_runs_in_float32_on_the_cpu(bert: Path, batch: Pa
     assert load_model(bert).encoder.encode(batch).dtype == torch.float32
 
 
+def test_a_configuration_in_16_bit_costs_float32_weights_nothing(
+    made: Make, bert: Path, batch: Packed
+) -> None:
+    expected = ask(made("bert"), batch).hidden
+    edit(bert / "config.json", dtype="bfloat16")
+    for path in ("packed", "plain"):
+        hidden = load_model(bert, LoadConfig(path=path)).encoder.encode(batch)
+        torch.testing.assert_close(hidden, expected, atol=3e-5, rtol=3e-5)
+
+
 def test_names_of_old_checkpoints_are_understood(made: Make, bert: Path, batch: Packed) -> None:
     """Norms were called gamma and beta; poolers and sentence heads come along and are left out."""
 
