@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     Factory = Callable[[str], AlertmanagerServer]
 
 ALERT = {"alertname": "MlmonDriftPage", "severity": "page", "root_cause": "features", "service": "checkout"}
-NOW = datetime.now(UTC)
 
 
 def config(url: str) -> str:
@@ -73,8 +72,9 @@ def test_a_release_mutes_its_service_and_no_other_until_it_is_stopped(
 def test_starting_again_moves_the_end(alertmanager: Factory) -> None:
     server = alertmanager(config("http://127.0.0.1:9"))
     client = Alertmanager(server.url)
-    first = start(client, "checkout", 600, "why", NOW)
-    second = start(client, "checkout", 1800, "another", NOW)
+    now = datetime.now(UTC)
+    first = start(client, "checkout", 600, "why", now)
+    second = start(client, "checkout", 1800, "another", now)
     assert (second.number, second.starts, second.comment) == (first.number, first.starts, "why")
     assert second.ends - first.ends == timedelta(seconds=1200)
     assert [one["id"] for one in silences(server)] == [first.number]
@@ -91,15 +91,15 @@ def test_silences_of_others_are_left_alone(alertmanager: Factory) -> None:
     client = Alertmanager(server.url)
     theirs = {
         "matchers": [{"name": "service", "value": "checkout", "isRegex": False, "isEqual": True}],
-        "startsAt": NOW.isoformat(),
-        "endsAt": (NOW + timedelta(hours=1)).isoformat(),
+        "startsAt": datetime.now(UTC).isoformat(),
+        "endsAt": (datetime.now(UTC) + timedelta(hours=1)).isoformat(),
         "createdBy": "ann",
         "comment": "noise",
     }
     assert server.call("POST", "/api/v2/silences", theirs)[0] == 200
     name = 'a "b" \\ ü'
-    start(client, name, 600, "why", NOW)
-    start(client, "checkout", 600, "why", NOW)
+    start(client, name, 600, "why", datetime.now(UTC))
+    start(client, "checkout", 600, "why", datetime.now(UTC))
     assert len(silences(server)) == 3
     assert len(stop(client, name)) == 1
     stop(client, "checkout")
@@ -173,7 +173,7 @@ def test_addresses_that_cannot_be(url: str) -> None:
 @pytest.mark.parametrize(("service", "seconds"), [("", 60), ("x", 0), ("x", 86_401)])
 def test_releases_that_cannot_be(service: str, seconds: int) -> None:
     with pytest.raises(ConfigError):
-        start(Alertmanager("http://127.0.0.1:9"), service, seconds, "", NOW)
+        start(Alertmanager("http://127.0.0.1:9"), service, seconds, "", datetime.now(UTC))
 
 
 def test_a_duration_that_is_none() -> None:

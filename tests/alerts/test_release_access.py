@@ -37,7 +37,6 @@ PASSWORD = "a pass: wörd"  # noqa: S105 - of these tests
 #: The password's bcrypt hash, which is what Alertmanager wants to know of it.
 HASH = "$2b$04$abcdefghijklmnopqrstuuuCzJIEPQTjH4TS3dPWp/z3vNg0xeUzW"
 TOKEN = "tok-en_1"  # noqa: S105 - of these tests
-NOW = datetime.now(UTC)
 
 
 @pytest.fixture(autouse=True)
@@ -90,11 +89,11 @@ def test_a_password_over_tls(
 def test_without_the_password_or_the_certificate_nothing_happens(guarded: tuple[str, str]) -> None:
     url, certificate = guarded
     with pytest.raises(RemoteError, match=r"certificate is not trusted.*--ca-file"):
-        start(Alertmanager(url), "checkout", 60, "", NOW)
+        start(Alertmanager(url), "checkout", 60, "", datetime.now(UTC))
     wrong = Credentials(basic("ann", "other"), certificate)
     for credentials in (Credentials(ca_file=certificate), wrong):
         with pytest.raises(RemoteError, match=f"{USER_VARIABLE} and {PASSWORD_VARIABLE}") as error:
-            start(Alertmanager(url, credentials), "checkout", 60, "", NOW)
+            start(Alertmanager(url, credentials), "checkout", 60, "", datetime.now(UTC))
         assert "other" not in str(error.value).replace("others", "")
     right = Alertmanager(url, Credentials(basic("ann", PASSWORD), certificate))
     assert stop(right, "checkout") == []
@@ -116,7 +115,7 @@ def test_a_token_for_a_proxy(
 
 def test_redirects_are_not_followed_with_a_secret(notifications: Notifications) -> None:
     with Gate(notifications.url, TOKEN, redirect=True) as gate, pytest.raises(RemoteError, match="redirect"):
-        start(Alertmanager(gate.url, Credentials(f"Bearer {TOKEN}")), "checkout", 60, "", NOW)
+        start(Alertmanager(gate.url, Credentials(f"Bearer {TOKEN}")), "checkout", 60, "", datetime.now(UTC))
 
 
 @pytest.mark.parametrize("url", ["http://alertmanager.example:9093", "http://10.0.0.1"])

@@ -59,7 +59,7 @@ def read_topic(kafka_broker: Any, topic: str) -> dict[int, list[Any]]:
     consumer.assign(partitions)
     ends = consumer.end_offsets(partitions)
     found: dict[int, list[Any]] = {number: [] for number in range(4)}
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while any(consumer.position(tp) < end for tp, end in ends.items()):
         assert time.monotonic() < deadline
         for tp, records in consumer.poll(timeout_ms=200).items():

@@ -42,7 +42,7 @@ def serving(app: Any) -> Iterator[str]:
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=port, log_level="critical"))
     thread = threading.Thread(target=server.run)
     thread.start()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while not server.started:
         assert time.monotonic() < deadline
         assert thread.is_alive()
@@ -128,7 +128,7 @@ def test_responses_are_the_same_byte_for_byte(emitter: Emitter, hooks: TapHooks,
     app.add_middleware(MlmonMiddleware, emitter=emitter, config=config, hooks=hooks)
     with serving(app) as tapped:
         assert responses(tapped) == expected
-    assert emitter.flush(5)
+    assert emitter.flush(60)
     assert [status for status, _, _ in expected] == [200, 200, 422, 500, 422, 200, 405, 404, 405, 405]
     # the failure is always an event; OPTIONS and HEAD never are
     assert emitter.stats().sent_events == (1 if rate == 0 else len(REQUESTS) - 2)
@@ -139,12 +139,12 @@ def test_events_of_a_real_server(emitter: Emitter, read_back: Any) -> None:
     config = TapConfig(service="s", model_name="m", paths=("/predict", "/stream"))
     hooks = TapHooks(text=text_from("text"), extract=lambda _, out: {"prediction": out["label"]})
     app.add_middleware(MlmonMiddleware, emitter=emitter, config=config, hooks=hooks)
-    with serving(app) as base:
+    with serving(app) as base, httpx.Client(base_url=base, timeout=60) as client:
         for i in range(20):
-            httpx.post(f"{base}/predict", json={"text": "ab"}, headers={"x-request-id": f"r{i}"})
-        httpx.post(f"{base}/predict", json={"fail": True}, headers={"x-request-id": "bad"})
-        httpx.get(f"{base}/docs")
-    assert emitter.flush(5)
+            client.post("/predict", json={"text": "ab"}, headers={"x-request-id": f"r{i}"})
+        client.post("/predict", json={"fail": True}, headers={"x-request-id": "bad"})
+        client.get("/docs")
+    assert emitter.flush(60)
     events = read_back().by_id
     assert len(events) == 21
     assert events["r3"]["prediction"] == "spam"
@@ -162,8 +162,8 @@ def test_a_dead_broker_keeps_nobody_waiting() -> None:
     app.add_middleware(MlmonMiddleware, emitter=emitter, config=TapConfig(service="s", model_name="m"))
     with serving(app) as base, httpx.Client(base_url=base) as client:
         for _ in range(100):
-            assert client.post("/predict", json={"text": "a"}, timeout=5).status_code == 200
-        deadline = time.monotonic() + 10
+            assert client.post("/predict", json={"text": "a"}, timeout=60).status_code == 200
+        deadline = time.monotonic() + 60
         while not emitter.stats().sink_errors:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -182,7 +182,7 @@ def test_workers_write_to_slots_of_their_own(spool: Path, read_back: Any) -> Non
         app.add_middleware(MlmonMiddleware, emitter=emitter, config=TapConfig(service="s", model_name="m"))
         with serving(app) as base:
             httpx.post(f"{base}/predict", json={}, headers={"x-request-id": f"w{number}"})
-        emitter.flush(5)
+        emitter.flush(60)
     assert sorted(read_back().by_id) == ["w0", "w1"]
     for emitter in emitters:
         assert emitter.close(5)
@@ -211,7 +211,7 @@ def test_the_example_classifies_and_is_watched(
         assert answer["label"] == "card blocked"
         assert httpx.post(f"{base}/classify", json={"text": ""}).status_code == 422
         assert httpx.get(f"{base}/healthz").json() == {"status": "ok"}
-        app.state.emitter.flush(5)
+        app.state.emitter.flush(60)
         assert "mlmon_tap_sent_events_total 2.0" in httpx.get(f"{base}/metrics").text
     good, bad = read_back().events
     assert (good["prediction"], good["unknown_tokens"], good["words"]) == ("card blocked", 0, 8)
@@ -247,20 +247,19 @@ def test_a_server_stopped_by_a_signal_flushes(read_back: Callable[[], Any], spoo
         stderr=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(httpx.HTTPError):
-                httpx.get(f"http://127.0.0.1:{port}/healthz")
-                break
-            assert time.monotonic() < deadline
-            assert server.poll() is None
-            time.sleep(0.05)
-        for i in range(30):
-            httpx.post(
-                f"http://127.0.0.1:{port}/classify", json={"text": "hello"}, headers={"x-request-id": f"{i}"}
-            )
+        with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+            deadline = time.monotonic() + 60
+            while True:
+                with contextlib.suppress(httpx.HTTPError):
+                    client.get("/healthz")
+                    break
+                assert time.monotonic() < deadline
+                assert server.poll() is None
+                time.sleep(0.05)
+            for i in range(30):
+                client.post("/classify", json={"text": "hello"}, headers={"x-request-id": f"{i}"})
         server.send_signal(how)
-        server.wait(30)
+        server.wait(60)
     finally:
         server.kill()
         server.wait()

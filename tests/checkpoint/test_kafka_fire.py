@@ -75,7 +75,7 @@ def letters(broker, topic):
     consumer.assign([tp])
     end = consumer.end_offsets([tp])[tp]
     found = Counter()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while consumer.position(tp) < end and time.monotonic() < deadline:
         for record in consumer.poll(200).get(tp, []):
             headers = dict(record.headers)

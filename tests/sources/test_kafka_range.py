@@ -38,7 +38,7 @@ def read(broker, topic, first, last, **settings):
     source = opened(broker, topic, first, last, **settings)
     found: dict[str, list[int]] = {f"{topic}-0": [], f"{topic}-1": []}
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not source.finished:
             assert time.monotonic() < deadline
             for chunk in source.poll(0.2).chunks:
@@ -84,7 +84,7 @@ def test_without_an_end_it_brings_what_comes(kafka_broker, topic):
         assert source.poll(0.2).chunks == []
         producer.send(topic, b"50", partition=1)
         producer.flush(20)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         chunks = []
         while not chunks and time.monotonic() < deadline:
             chunks = source.poll(0.2).chunks

@@ -71,7 +71,7 @@ def _last(notes):
 
 
 def _wait_for(done):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not done():
         assert time.monotonic() < deadline
         time.sleep(0.005)
