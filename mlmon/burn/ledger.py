@@ -71,16 +71,13 @@ class Ledger:
 
     def close(
         self, window: Window, summaries: Mapping[SeriesKey, SloSummary], homes: Mapping[SeriesKey, str]
-    ) -> list[Reading]:
-        """Take in a closed window, and say how all budgets burn at its end.
+    ) -> None:
+        """Take in a closed window.
 
         Args:
             window: the window.
             summaries: outcomes of its series; they are not changed.
             homes: the partition that each series was found in.
-
-        Returns:
-            Readings for the history, of every group that is held; `samples` shows them.
         """
         brought: dict[tuple[str, GroupKey], Cells] = {}
         for series, summary in summaries.items():
@@ -99,6 +96,9 @@ class Ledger:
             for part in parts.values():
                 part.expire(self._watermark_us)
         self._figures = None
+
+    def readings(self, window: Window) -> list[Reading]:
+        """How the budgets of all groups burn, for the history of the newest closed window."""
         return [Reading(f.metric, f.labels, f.value, window, f.n, f.n_eff) for f in self._said()]
 
     def _has_room(self, key: GroupKey) -> bool:

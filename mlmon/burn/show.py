@@ -20,21 +20,8 @@ if TYPE_CHECKING:
     from mlmon.burn.table import History
     from mlmon.catalog import Metric
 
-__all__ = ["HISTORY_ONLY", "Figure", "figures"]
+__all__ = ["Figure", "figures"]
 
-#: Readings that go to the history alone: the ledger's samples show the same at any time.
-HISTORY_ONLY = frozenset(
-    metric.name
-    for metric in (
-        catalog.BURN,
-        catalog.BURN_LOWER,
-        catalog.EFFECTIVE_EVENTS,
-        catalog.COVERAGE,
-        catalog.BUDGET_REMAINING,
-        catalog.PERIOD_BURN,
-        catalog.HORIZON,
-    )
-)
 _LABELLED = 5
 _JUDGED = 5
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from mlmon.burn import show as burn
 from mlmon.burn.ledger import Ledger
-from mlmon.drift import show as drift
 from mlmon.drift.group import GroupKey
+from mlmon.drift.show import HISTORY_ONLY
 from mlmon.monitors.slo import SloMonitor
 from mlmon.stats.pack import pack, unpack
 
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["GROUP_PREFIX", "Closed", "Closing", "Encode"]
 
 GROUP_PREFIX = b"g"
-#: Readings for the history alone, since `Closing.samples` shows the same at any time.
-_HISTORY_ONLY = drift.HISTORY_ONLY | burn.HISTORY_ONLY
 
 
 class Encode(Protocol):
@@ -91,9 +88,12 @@ class Closing:
         if self._judge is not None:
             readings.extend(self._judge.close(window, self._tables(summaries), readings))
         if self._ledger is not None:
-            readings.extend(self._ledger.close(window, by_monitor[SloMonitor.name], homes))
-        chunks = [] if self._encode is None else self._encode(window, readings, by_monitor)
-        return Closed([r for r in readings if r.metric.name not in _HISTORY_ONLY], chunks)
+            self._ledger.close(window, by_monitor[SloMonitor.name], homes)
+        chunks: list[bytes] = []
+        if self._encode is not None:
+            burns = [] if self._ledger is None else self._ledger.readings(window)
+            chunks = self._encode(window, [*readings, *burns], by_monitor)
+        return Closed([r for r in readings if r.metric.name not in HISTORY_ONLY], chunks)
 
     def _tables(self, summaries: Mapping[SeriesKey, Parts]) -> dict[SeriesKey, FieldTable]:
         drifting = [(i, m.name, m.drift) for i, m in enumerate(self._monitors) if hasattr(m, "drift")]

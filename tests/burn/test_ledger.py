@@ -16,16 +16,27 @@ from burn_kit import (
     Event,
     Run,
     at,
+    batch_of,
     objective,
     oracle,
 )
 
+from mlmon.burn.ledger import Ledger
 from mlmon.catalog import METRICS
 from mlmon.catalog import slo as catalog
+from mlmon.history.config import HistoryConfig
+from mlmon.history.outbox import encode_window
+from mlmon.history.read import Selection, read
+from mlmon.history.store import History
+from mlmon.monitors.base import SeriesKey
+from mlmon.monitors.slo import SloConfig, SloMonitor
 from mlmon.monitors.slo_objectives import JudgedVersion, Judging
+from mlmon.testing import ManualClock
+from mlmon.windows import Window
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 OBJECTIVES = (
     objective(
@@ -137,6 +148,25 @@ def test_readings_of_the_history_are_the_gauges_with_their_sample_sizes() -> Non
         r.metric.name not in {x.name for x in METRICS.values() if x.name.startswith("mlmon_slo_")}
         for r in run.published.readings
     )
+
+
+def test_budgets_are_read_from_the_history_of_a_window(tmp_path: Path) -> None:
+    """The parcel that the engine makes with the commit, delivered and read back."""
+    history = History(HistoryConfig(directory=str(tmp_path)), ManualClock(START + HOUR))
+    ledger = Ledger(JUDGING, 10)
+    monitor: Any = SloMonitor(SloConfig())
+    monitor.judging = JUDGING
+    window, series = Window(START, START + MINUTE), SeriesKey("shop", "intent", "1", "stable", "")
+    summary = monitor.summary()
+    summary.update(batch_of([Event(START + n * SECOND, "error" if n < 3 else "ok") for n in range(60)]))
+    ledger.close(window, {series: summary}, {series: "p"})
+    history.write("w", encode_window(window, ledger.readings(window), {"slo": {series: summary}}))
+    table = read(str(tmp_path), "readings", Selection(metrics=("mlmon_slo_budget_remaining_ratio",)))
+    (row,) = table.to_pylist()
+    assert (row["service"], row["model"], dict(row["labels"])) == ("shop", "intent", {"slo": "up"})
+    assert (row["value"], row["n"]) == (pytest.approx(1 - 3 / 60 / 0.01), 60)
+    burns = read(str(tmp_path), "readings", Selection(metrics=("mlmon_slo_burn_rate",))).to_pylist()
+    assert {dict(row["labels"])["window"] for row in burns} == {"5m", "1h", "6h", "1d", "3d"}
 
 
 def test_nothing_is_said_where_nothing_came() -> None:

@@ -39,7 +39,11 @@ SECOND = 1_000_000
 START = 1_700_000_000 * SECOND - (1_700_000_000 * SECOND) % (10 * SECOND)
 SEEN = Metric("test_label_rows", "gauge", "", SERIES_LABELS, "Label events of a window.")
 #: Monitors of requests alone.
-CONFIGS = {name: config for name, config in drift_kit.CONFIGS.items() if name != "slo"}
+CONFIGS = {
+    name: config
+    for name, config in drift_kit.CONFIGS.items()
+    if not getattr(build_monitors({name: config})[0], "labels", False)
+}
 NAMES = [*CONFIGS]
 REQUESTS = SeriesKey("shop", "intent", "1", "stable", "")
 UNNAMED = SeriesKey("shop", "intent", "", "stable", "")
