@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from mlmon.slo.promql import Alert
 
+pytestmark = pytest.mark.slow
+
 #: A second receiver hears the same, so one path tells of all pages.
 PAGES, TICKETS = "/ml-oncall", "/product-owner"
 #: Long enough for what is posted at once, or for a wrong notification to come.

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from mlmon.app.build import Running
     from mlmon.config import Config
 
+pytestmark = pytest.mark.slow
+
 HEADERS = [("content-type", ARROW_CONTENT_TYPE.encode())]
 
 

@@ -27,6 +27,8 @@ from mlmon.sources.spool import SpoolWriterConfig
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = Path(__file__).parents[2] / "examples" / "fastapi"
 
 

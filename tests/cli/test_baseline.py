@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from mlmon.errors import MlmonError
     from mlmon.events.batch import EventBatch
 
+pytestmark = pytest.mark.slow
+
 COUNT = 3_000
 ALL = '["traffic", "features", "predictions", "tokenizer", "embeddings"]'
 

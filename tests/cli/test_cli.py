@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
+pytestmark = pytest.mark.slow
+
 
 def mlmon(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     """A command as a user types it."""

@@ -24,6 +24,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 from report_kit import HOUR_US, START_US, calibrated, events
 
+pytestmark = pytest.mark.slow
+
 DAY_US = 24 * HOUR_US
 
 

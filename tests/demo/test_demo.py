@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+@pytest.mark.slow
 def test_the_demo_pages_for_each_change_and_not_before(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mlmon.cli", "demo", "--seconds", "6", "--port", "0", "--no-stay"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, cwd=tmp_path)

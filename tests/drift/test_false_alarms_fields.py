@@ -19,6 +19,8 @@ from mlmon.drift import fields
 if TYPE_CHECKING:
     from mlmon.stats.sums import FieldSums
 
+pytestmark = pytest.mark.slow
+
 
 def _benchmark() -> Any:
     path = Path(__file__).parents[2] / "benchmarks" / "false_alarms.py"

@@ -30,6 +30,8 @@ from mlmon.testing.strategies import events
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.slow
+
 ONE: dict[str, Callable[[Event], bytes]] = {
     JSON_CONTENT_TYPE: encode_json,
     CLOUDEVENTS_CONTENT_TYPE: encode_cloudevent,

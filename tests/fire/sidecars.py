@@ -25,17 +25,29 @@ class Sidecars:
         self._configs = configs
         self._logs = logs
         self._running: list[subprocess.Popen[bytes] | None] = [None] * len(configs)
+        self._log_ends = [0] * len(configs)
         self.kills = 0
         self.freezes = 0
 
     def start(self, index: int) -> None:
         """Start one that does not run."""
-        with (self._logs / f"sidecar-{index}.log").open("ab") as log:
+        with self._log(index).open("ab") as log:
+            self._log_ends[index] = log.tell()
             self._running[index] = subprocess.Popen(
                 [sys.executable, "-m", "mlmon.cli", "run", "--config", str(self._configs[index])],
                 stdout=log,
                 stderr=log,
             )
+
+    def wait_started(self, index: int) -> None:
+        """Wait until one is at work: to kill a process that still imports its modules tries nothing."""
+        deadline = time.monotonic() + 120
+        process = self._running[index]
+        assert process is not None
+        while b"metrics at" not in self._log(index).read_bytes()[self._log_ends[index] :]:
+            assert process.poll() is None, f"a sidecar died by itself:\n{self.log(index)}"
+            assert time.monotonic() < deadline, f"a sidecar did not start:\n{self.log(index)}"
+            time.sleep(0.02)
 
     def start_all(self) -> None:
         """Start all."""
@@ -70,14 +82,17 @@ class Sidecars:
         for index, process in enumerate(self._running):
             if process is not None:
                 try:
-                    process.wait(30)
+                    process.wait(60)
                 except subprocess.TimeoutExpired:
                     process.kill()
                     raise AssertionError(f"a sidecar did not stop on SIGTERM:\n{self.log(index)}") from None
 
+    def _log(self, index: int) -> Path:
+        return self._logs / f"sidecar-{index}.log"
+
     def log(self, index: int) -> str:
         """The end of one's output."""
-        return (self._logs / f"sidecar-{index}.log").read_text()[-4000:]
+        return self._log(index).read_text()[-4000:]
 
     def status(self) -> dict[str, dict[str, Any]]:
         """`mlmon status --json`, by partition."""
@@ -103,6 +118,7 @@ class Sidecars:
             ]
             if not missing or time.monotonic() > deadline:
                 return status
+            time.sleep(0.5)
 
 
 def differences(status: dict[str, dict[str, Any]], expected: dict[str, Expected]) -> list[str]:

@@ -120,7 +120,7 @@ def history(config: Config) -> dict[tuple[Any, ...], float]:
 
 
 @pytest.mark.fire
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_evidence_is_neither_forgotten_nor_counted_twice(tmp_path: Path) -> None:
     baseline = tmp_path / "shop.baseline.safetensors"
     save_baseline(drift_kit.reference().baselines[0], str(baseline))
@@ -145,10 +145,11 @@ def test_evidence_is_neither_forgotten_nor_counted_twice(tmp_path: Path) -> None
     writing.start()
     try:
         while writing.is_alive() or sidecars.kills < KILLS:
-            time.sleep(float(rng.uniform(1.5, 2.5)))  # a random moment
+            sidecars.wait_started(0)
+            time.sleep(float(rng.uniform(0.5, 1.5)))  # a random moment
             sidecars.kill(0)
         writing.join()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while stored(load_config(killed))[0] < RECORDS and time.monotonic() < deadline:
             time.sleep(0.2)
     finally:

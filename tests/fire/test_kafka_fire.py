@@ -46,7 +46,7 @@ port = 0
 
 @pytest.mark.fire
 @pytest.mark.kafka
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(600)
 def test_totals_and_windows_are_exact_under_kills_freezes_and_a_broker_restart(
     kafka_broker: Any, tmp_path: Path
 ) -> None:
@@ -71,8 +71,9 @@ def test_totals_and_windows_are_exact_under_kills_freezes_and_a_broker_restart(
     restarted = False
     try:
         while writing.is_alive() or sidecars.kills < KILLS:
-            time.sleep(float(rng.uniform(1.0, 3.5)))  # a random moment, not a wait for something
             victim = int(rng.integers(2))
+            sidecars.wait_started(victim)
+            time.sleep(float(rng.uniform(0.5, 3.0)))  # a random moment, not a wait for something
             if sidecars.kills % 7 == 6 and sidecars.freezes < sidecars.kills // 7 + 1:
                 sidecars.freeze(victim, SESSION_SECONDS + 2)
             elif sidecars.kills == 10 and not restarted and kafka_broker.managed:
@@ -82,7 +83,7 @@ def test_totals_and_windows_are_exact_under_kills_freezes_and_a_broker_restart(
                 sidecars.kill(victim)
         producer.flush(30)
         expected = {f"{topic}-{index}": want for index, want in writing.finish().items()}
-        status = sidecars.wait_for(expected, 90)
+        status = sidecars.wait_for(expected, 120)
     finally:
         sidecars.close()
         producer.close(5)

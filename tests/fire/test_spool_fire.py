@@ -39,7 +39,7 @@ port = 0
 
 
 @pytest.mark.fire
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_totals_and_windows_are_exact_after_twenty_kills(tmp_path: Path) -> None:
     config = tmp_path / "mlmon.toml"
     config.write_text(CONFIG.format(folder=tmp_path))
@@ -52,10 +52,11 @@ def test_totals_and_windows_are_exact_after_twenty_kills(tmp_path: Path) -> None
     writing.start()
     try:
         while writing.is_alive() or sidecars.kills < KILLS:
-            time.sleep(float(rng.uniform(0.8, 1.6)))  # a random moment, not a wait for something
+            sidecars.wait_started(0)
+            time.sleep(float(rng.uniform(0.0, 0.8)))  # a random moment, not a wait for something
             sidecars.kill(0)
         expected = {f"slot-{index}": want for index, want in writing.finish().items()}
-        status = sidecars.wait_for(expected, 60)
+        status = sidecars.wait_for(expected, 120)
     finally:
         sidecars.close()
         for writer in writers:

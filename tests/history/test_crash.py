@@ -25,6 +25,8 @@ from mlmon.history.outbox import encode_window
 from mlmon.history.read import Selection, read
 from mlmon.history.tables import TABLES
 
+pytestmark = pytest.mark.slow
+
 WORKER = Path(__file__).with_name("crash_worker.py")
 PER_WINDOW = {"readings": 3, "latency": 1, "events": 4}
 

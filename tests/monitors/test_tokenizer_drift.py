@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from mlmon.baseline.model import Parameters, ScopeKey
     from mlmon.events import EventBatch
 
+pytestmark = pytest.mark.slow
+
 MONITOR = TokenizerMonitor(TokenizerConfig())
 COUNTS = (
     *("tokens", "words", "characters", "unknown_tokens", "continuation_tokens"),

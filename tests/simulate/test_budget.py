@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mlmon.baseline.store import BaselineStore
     from mlmon.simulate.population import Population
 
+pytestmark = pytest.mark.slow
+
 SIZE, EVENTS, BUDGET = 1_000, 500.0, 10.0
 RULES = Rules(AlertsConfig(false_pages_per_month=BUDGET), DriftConfig(top_fields=1), 3600)
 
