@@ -1,0 +1,137 @@
+"""What is looked at: everything that a page's address says, so that any view can be sent to a colleague."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["SPANS", "Read", "View", "moment_text", "read_query"]
+
+#: Stretches of time to choose from, by the name that stands in the address; seconds.
+SPANS: Mapping[str, int] = {
+    "1h": 3_600,
+    "6h": 21_600,
+    "24h": 86_400,
+    "3d": 259_200,
+    "7d": 604_800,
+    "30d": 2_592_000,
+}
+_TEXTS = ("service", "model", "version", "deployment", "segment", "monitor", "field", "alert")
+_LONGEST = 256
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What is looked at; empty texts mean all.
+
+    Attributes:
+        service: name of the service.
+        model: of the model.
+        version: of the model.
+        deployment: stable, canary, shadow.
+        segment: as series name it.
+        monitor: whose field is looked at.
+        field: the field.
+        alert: the alert that led here.
+        span: a key of `SPANS`: how long before `end_us`.
+        start_us: first moment, µs since 1970; None: `span` before the end.
+        end_us: last moment, µs; None: the newest window there is.
+    """
+
+    service: str = ""
+    model: str = ""
+    version: str = ""
+    deployment: str = ""
+    segment: str = ""
+    monitor: str = ""
+    field: str = ""
+    alert: str = ""
+    span: str = "24h"
+    start_us: int | None = None
+    end_us: int | None = None
+
+    def to_query(self) -> dict[str, str]:
+        """As an address says it; what is at its default is left out.
+
+        Example:
+            >>> View(service="shop", end_us=1_767_225_600_000_000).to_query()
+            {'service': 'shop', 'to': '2026-01-01T00:00:00Z'}
+        """
+        found = {name: getattr(self, name) for name in _TEXTS if getattr(self, name)}
+        if self.start_us is not None:
+            found["from"] = moment_text(self.start_us)
+        elif self.span != "24h":
+            found["span"] = self.span
+        if self.end_us is not None:
+            found["to"] = moment_text(self.end_us)
+        return found
+
+    def bounds(self, newest_us: int) -> tuple[int, int]:
+        """First and last moment, µs, when the newest window ends at `newest_us`."""
+        end = newest_us if self.end_us is None else self.end_us
+        start = end - SPANS[self.span] * 1_000_000 if self.start_us is None else self.start_us
+        return min(start, end), end
+
+    def filters(self) -> dict[str, str]:
+        """Columns of the history and the values they must have."""
+        names = ("service", "model", "version", "deployment", "segment")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
+
+    def around(self, at_us: int, seconds: int) -> View:
+        """The same, so many seconds before and after a moment."""
+        half = seconds * 1_000_000
+        return replace(self, start_us=at_us - half, end_us=at_us + half)
+
+
+class Read(NamedTuple):
+    """A view as an address says it, and what in the address was not understood."""
+
+    view: View
+    complaints: tuple[str, ...]
+
+
+def read_query(query: Mapping[str, str]) -> Read:
+    """Read an address. What cannot be read has its default, and a complaint that says what was expected.
+
+    `at` with `span` is what alerts link to: the span around a moment.
+
+    Example:
+        >>> read_query({"service": "shop", "span": "2 weeks"}).complaints
+        ("span: expected one of 1h, 6h, 24h, 3d, 7d, 30d; got '2 weeks'",)
+    """
+    complaints: list[str] = []
+    texts = {name: str(query.get(name, ""))[:_LONGEST] for name in _TEXTS}
+    span = query.get("span", "24h")
+    if span not in SPANS:
+        complaints.append(f"span: expected one of {', '.join(SPANS)}; got {span[:40]!r}")
+        span = "24h"
+    start, end = (_moment(name, query.get(name), complaints) for name in ("from", "to"))
+    if start is not None and end is not None and start >= end:
+        complaints.append(f"from, to: expected from before to; got {query['from']!r} and {query['to']!r}")
+        start = end = None
+    view = View(**texts, span=span, start_us=start, end_us=end)
+    at = _moment("at", query.get("at"), complaints)
+    if at is not None:
+        view = view.around(at, SPANS[span] // 2)
+    return Read(view, tuple(complaints))
+
+
+def moment_text(time_us: int) -> str:
+    """A moment in UTC, to the second."""
+    return datetime.fromtimestamp(time_us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _moment(name: str, text: str | None, complaints: list[str]) -> int | None:
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        complaints.append(f"{name}: expected a time such as 2026-01-31T12:30:00Z; got {text[:40]!r}")
+        return None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
