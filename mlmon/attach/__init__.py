@@ -10,6 +10,9 @@ from mlmon.attach.asgi import MlmonMiddleware
 from mlmon.attach.emitter import Emitter
 from mlmon.attach.labels import Label, LabelConfig, LabelSender
 from mlmon.attach.limits import EmitterConfig, EmitterStats
+from mlmon.attach.mirror import Mirror, MirrorConfig, MirrorSink, MirrorStats
+from mlmon.attach.mirror_record import MirrorRecord
+from mlmon.attach.mirror_spool import MirrorFiles, MirrorSpoolConfig
 from mlmon.attach.sinks import OutRecord, RefusedError, Sink, SpoolSink
 from mlmon.attach.tap import TapConfig, TapHooks, text_from
 from mlmon.attach.text import CharacterStatistics, HfTokenizerStatistics, TextStatistics
@@ -28,6 +31,13 @@ __all__ = [
     "Label",
     "LabelConfig",
     "LabelSender",
+    "Mirror",
+    "MirrorConfig",
+    "MirrorFiles",
+    "MirrorRecord",
+    "MirrorSink",
+    "MirrorSpoolConfig",
+    "MirrorStats",
     "Sink",
     "SpoolSink",
     "OutRecord",

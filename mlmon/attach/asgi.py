@@ -64,7 +64,7 @@ class MlmonMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection of any type."""
         if scope["type"] != "http":
-            wrapped = _FlushAtEnd(self.tap.emitter, send) if scope["type"] == "lifespan" else send
+            wrapped = _FlushAtEnd(self.tap, send) if scope["type"] == "lifespan" else send
             await self.app(scope, receive, wrapped)
             return
         try:
@@ -100,16 +100,21 @@ def request_id(headers: list[tuple[bytes, bytes]]) -> str:
 
 
 class _FlushAtEnd:
-    """A `send` for the lifespan that flushes the emitter before the app says it is done."""
+    """A `send` for the lifespan that flushes emitter and mirror before the app says it is done."""
 
-    def __init__(self, emitter: Emitter, send: Send) -> None:
-        self._emitter = emitter
+    def __init__(self, tap: Tap, send: Send) -> None:
+        self._tap = tap
         self._send = send
 
     async def __call__(self, message: Message) -> None:
         if message.get("type") in ("lifespan.shutdown.complete", "lifespan.shutdown.failed"):
             try:
-                await asyncio.to_thread(self._emitter.flush)
+                await asyncio.to_thread(self._flush)
             except RuntimeError:  # not asyncio, or its threads have ended
-                self._emitter.flush()
+                self._flush()
         await self._send(message)
+
+    def _flush(self) -> None:
+        self._tap.emitter.flush()
+        if self._tap.hooks.mirror is not None:
+            self._tap.hooks.mirror.flush()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mlmon.attach.mirror_record import sequence_of
 from mlmon.attach.text import CharacterStatistics
 from mlmon.events.event import Event
 
@@ -56,38 +57,53 @@ def build_event(seen: Seen) -> Event:
         "trace_id": trace_id,
         "span_id": span_id,
     }
-    if seen.request is not None and seen.status == "ok":
-        fields |= _contents(seen)
-    return Event(**fields)
+    if seen.request is None or seen.status != "ok":
+        return Event(**fields)
+    contents, mirrored = _contents(seen)
+    event = Event(**fields | contents)
+    if mirrored is not None and tap.hooks.mirror is not None:
+        tap.hooks.mirror.offer(event, *mirrored)
+    return event
 
 
-def _contents(seen: Seen) -> dict[str, Any]:
+def _contents(seen: Seen) -> tuple[dict[str, Any], tuple[str, str | None] | None]:
+    """What the bodies say, and for the mirror the first text and what the answer gives back of it."""
     hooks, emitter = seen.tap.hooks, seen.tap.emitter
     fields: dict[str, Any] = {}
+    texts: list[str] | None = None
+    response: Any = None
     if hooks.text is None and hooks.extract is None:
-        return fields
+        return fields, None
     request = _parse(seen, seen.request, seen.headers)
     if hooks.text is not None and request is not _UNREADABLE and request is not None:
         try:
-            fields |= _text_fields(seen, request)
+            texts = _texts(seen, request)
+            fields |= _text_fields(seen, texts)
         except Exception as error:  # noqa: BLE001 - a user's code
             emitter.count_tap_error(error)
-    if hooks.extract is not None:
+    if hooks.extract is not None or (hooks.mirror is not None and texts):
         response = _parse(seen, seen.response, seen.response_headers)
         readable = [None if body is _UNREADABLE else body for body in (request, response)]
         try:
-            fields |= _extracted(seen, hooks.extract(*readable) or {})
+            if hooks.extract is not None:
+                fields |= _extracted(seen, hooks.extract(*readable) or {})
         except Exception as error:  # noqa: BLE001 - a user's code
             emitter.count_tap_error(error)
-    return fields
+    return fields, (texts[0], sequence_of(response)) if texts and isinstance(texts[0], str) else None
 
 
-def _text_fields(seen: Seen, request: Any) -> Mapping[str, Any]:
+def _texts(seen: Seen, request: Any) -> list[str] | None:
     hooks = seen.tap.hooks
     found = hooks.text(request) if hooks.text is not None else None
     if found is None:
+        return None
+    return [found] if isinstance(found, str) else list(found)
+
+
+def _text_fields(seen: Seen, texts: list[str] | None) -> Mapping[str, Any]:
+    hooks = seen.tap.hooks
+    if texts is None:
         return {}
-    texts = [found] if isinstance(found, str) else list(found)
     fields = dict((hooks.tokenizer or _CHARACTERS).measure(texts))
     if hooks.hasher is not None:
         fields["input_hash"] = hooks.hasher.hash(texts)

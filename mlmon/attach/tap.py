@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from mlmon.attach.emitter import Emitter
+    from mlmon.attach.mirror import Mirror
     from mlmon.attach.text import TextStatistics
     from mlmon.events.privacy import InputHasher
 
@@ -93,12 +94,15 @@ class TapHooks:
             else the response knows, such as model_version. NumPy values are fine.
         tokenizer: measures the texts; None counts characters only.
         hasher: names the input by a keyed hash; None leaves `input_hash` out.
+        mirror: keeps the texts of a few requests for shadow evaluation (docs/shadow.md); None keeps no text.
+            Needs `text`.
     """
 
     text: Callable[[Any], str | Sequence[str] | None] | None = None
     extract: Callable[[Any, Any], Mapping[str, Any]] | None = None
     tokenizer: TextStatistics | None = None
     hasher: InputHasher | None = None
+    mirror: Mirror | None = None
 
 
 def text_from(*names: str) -> Callable[[Any], str | list[str] | None]:

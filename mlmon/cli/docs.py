@@ -58,14 +58,14 @@ Version {SCHEMA_VERSION} of the contract. An event describes one inference reque
 digests, no raw text. Few fields are required, so that any server can begin with little. Unknown fields are
 ignored, events of older versions are read, and what cannot be read becomes a dead letter with its reason. An
 event with `request_time` is no request but a label event: what is true of an earlier one
-([labels](labels.md)).
+([labels](labels.md)); with `reference` too it is an evaluation ([shadow](shadow.md)).
 
 `status` is one of {_words(STATUSES)}; `deployment` is one of {_words(DEPLOYMENTS)}.
 
 ## Fields
 
 Filled by: `server`, the model server's own code; `tap`, the ASGI middleware; `tokenizer` and `extractor`, the
-functions given to the tap; `emitter`, its settings.
+functions given to the tap; `emitter`, its settings; `shadow`, the evaluator.
 """
 
 _WIRE_HEAD = f"""\

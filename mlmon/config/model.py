@@ -27,6 +27,7 @@ from mlmon.monitors.embeddings import EmbeddingsConfig
 from mlmon.monitors.features import FeaturesConfig
 from mlmon.monitors.predictions import PredictionsConfig
 from mlmon.monitors.samples import SamplesConfig
+from mlmon.monitors.shadow import ShadowConfig
 from mlmon.monitors.slo import SloConfig
 from mlmon.monitors.tokenizer import TokenizerConfig
 from mlmon.monitors.traffic import TrafficConfig
@@ -83,7 +84,7 @@ class CheckpointConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 MonitorName = Literal[
-    "traffic", "tokenizer", "versions", "samples", "features", "embeddings", "predictions", "slo"
+    "traffic", "tokenizer", "versions", "samples", "features", "embeddings", "predictions", "slo", "shadow"
 ]
 
 
@@ -95,7 +96,17 @@ class MonitorsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         msgspec.Meta(
             description="Monitors that watch. Leaving one out saves its samples; its stored state is dropped."
         ),
-    ] = ("traffic", "tokenizer", "versions", "samples", "features", "embeddings", "predictions", "slo")
+    ] = (
+        "traffic",
+        "tokenizer",
+        "versions",
+        "samples",
+        "features",
+        "embeddings",
+        "predictions",
+        "slo",
+        "shadow",
+    )
     traffic: TrafficConfig = TrafficConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
     versions: VersionsConfig = VersionsConfig()
@@ -104,6 +115,7 @@ class MonitorsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     embeddings: EmbeddingsConfig = EmbeddingsConfig()
     predictions: PredictionsConfig = PredictionsConfig()
     slo: SloConfig = SloConfig()
+    shadow: ShadowConfig = ShadowConfig()
 
 
 class LogConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -62,6 +62,14 @@ class Event(msgspec.Struct, kw_only=True, omit_defaults=True, gc=False):
     request_time: int | None = None
     labelled_masked_tokens: int | None = None
     right_masked_tokens: int | None = None
+    reference: str | None = None
+    agreement: int | None = None
+    topk_overlap: float | None = None
+    rank_biased_overlap: float | None = None
+    probability_difference: float | None = None
+    kl_divergence: float | None = None
+    echo: int | None = None
+    embedding_cosine: float | None = None
     sampling_weight: float | None = None
     trace_id: str | None = None
     span_id: str | None = None

@@ -2,7 +2,8 @@
 
 An event describes one inference request. It carries numbers, names and digests; it has no field for raw text.
 Only four fields are required, so that any server can begin with little and add what it knows. An event with
-`request_time` is a label event: it says what is true of a request that was an event before.
+`request_time` is a label event: it says what is true of a request that was an event before; with `reference`
+too it is an evaluation, which says how a reference answered that request.
 
 Why Arrow structs for features: a service has a fixed set of them, and a struct column gives each feature a
 NumPy view at no cost, where a map would need a hash look-up per value.
@@ -40,7 +41,8 @@ class Field:
         type: its Arrow type as decoded; None for the two feature structs, whose children vary.
         unit: of the value, in words; empty where it has none.
         required: an event without it is refused.
-        filled_by: who knows it: `server`, `tap` (the ASGI middleware), `tokenizer`, `extractor` or `emitter`.
+        filled_by: who knows it: `server`, `tap` (the ASGI middleware), `tokenizer`, `extractor`, `emitter` or
+            `shadow` (the evaluator).
         help: one sentence.
     """
 
@@ -169,6 +171,44 @@ FIELDS: tuple[Field, ...] = (
         "extractor",
         "Those of them that were predicted right.",
     ),
+    _f(
+        "reference",
+        _STR,
+        "",
+        "shadow",
+        "Only in an evaluation: name of the model that the request was replayed to.",
+    ),
+    _f("agreement", _I32, "0 or 1", "shadow", "Whether the reference gave the same first answer."),
+    _f("topk_overlap", _F64, "ratio", "shadow", "Share of the k best answers that both have."),
+    _f(
+        "rank_biased_overlap",
+        _F64,
+        "ratio",
+        "shadow",
+        "How alike the rankings of both are, the first ranks weighing most (persistence 0.9).",
+    ),
+    _f(
+        "probability_difference",
+        _F64,
+        "probability",
+        "shadow",
+        "Largest difference of the probabilities that both gave to one answer.",
+    ),
+    _f(
+        "kl_divergence",
+        _F64,
+        "nats",
+        "shadow",
+        "From the reference's distribution to the answer's, over the k best answers and all others as one.",
+    ),
+    _f("echo", _I32, "0 or 1", "shadow", "Whether the answer carries the request's own text."),
+    _f(
+        "embedding_cosine",
+        _F64,
+        "cosine",
+        "shadow",
+        "Cosine of the answer's embedding and the reference's.",
+    ),
     _f("sampling_weight", _F64, "events", "emitter", "1 / inclusion probability; absent means 1."),
     _f("trace_id", _STR, "hex", "tap", "W3C trace id, 32 hex digits."),
     _f("span_id", _STR, "hex", "tap", "W3C span id, 16 hex digits."),
@@ -177,7 +217,7 @@ FIELDS: tuple[Field, ...] = (
 #: Fields that are points in time.
 TIMES = tuple(field.name for field in FIELDS if field.type is not None and pa.types.is_timestamp(field.type))
 #: Optional fields that are read whatever is asked for: they say what an event is.
-ALWAYS_READ = frozenset({"request_time"})
+ALWAYS_READ = frozenset({"request_time", "reference"})
 FIELD_BY_NAME = {field.name: field for field in FIELDS}
 
 

@@ -10,6 +10,7 @@ from mlmon.monitors.embeddings import EmbeddingsConfig, EmbeddingsMonitor
 from mlmon.monitors.features import FeaturesConfig, FeaturesMonitor
 from mlmon.monitors.predictions import PredictionsConfig, PredictionsMonitor
 from mlmon.monitors.samples import SamplesConfig, SamplesMonitor
+from mlmon.monitors.shadow import ShadowConfig, ShadowMonitor
 from mlmon.monitors.slo import SloConfig, SloMonitor
 from mlmon.monitors.tokenizer import TokenizerConfig, TokenizerMonitor, no_tables
 from mlmon.monitors.traffic import TrafficConfig, TrafficMonitor
@@ -74,6 +75,7 @@ MONITORS: dict[str, MonitorEntry] = {
         PredictionsConfig, lambda config, around: PredictionsMonitor(config, around.parameters)
     ),
     "slo": MonitorEntry(SloConfig, lambda config, _: SloMonitor(config)),
+    "shadow": MonitorEntry(ShadowConfig, lambda config, _: ShadowMonitor(config)),
 }
 
 

@@ -57,9 +57,10 @@ class SloMonitor:
     """Good and bad events of each series by objective.
 
     Reads what the objectives' judges need: `status`, `latency_seconds`, `label` with `prediction`,
-    `labelled_masked_tokens` with `right_masked_tokens`; and `request_time`, `sampling_weight`. Label events
-    and requests that carry their label at once count alike. A latency that is absent, NaN, infinite or
-    negative is no event. An event before the first version of an objective is none of its events.
+    `labelled_masked_tokens` with `right_masked_tokens`, `agreement`, `echo`; and `request_time`,
+    `sampling_weight`. Label events and requests that carry their label at once count alike. A latency that is
+    absent, NaN, infinite or negative is no event. An event before the first version of an objective is none
+    of its events.
 
     Emits `EVENTS` and `LATE_LABELS` as counters; burns are read from what it sums by the ledger
     (`mlmon.burn`). Cardinality of a series: 6 counters for each objective it has events of, 2 more where

@@ -241,11 +241,26 @@ def _masked_accuracy(scene: _Scene, _objective: JudgedObjective) -> _Judged | No
     return _Judged(rows, count, np.maximum(count - right[rows], 0.0))
 
 
+def _flag(field: str) -> Callable[[_Scene, JudgedObjective], _Judged | None]:
+    """Bad where a field that says 1 or 0 says 0."""
+
+    def judge(scene: _Scene, _objective: JudgedObjective) -> _Judged | None:
+        values = scene.batch.floats(field)
+        if values is None:
+            return None
+        rows = np.flatnonzero(~np.isnan(values))
+        return _Judged(rows, None, (values[rows] < 1).astype(float))
+
+    return judge
+
+
 _JUDGES: dict[str, Callable[[_Scene, JudgedObjective], _Judged | None]] = {
     "availability": _availability,
     "latency": _latency,
     "accuracy": _accuracy,
     "masked-accuracy": _masked_accuracy,
+    "agreement": _flag("agreement"),
+    "echo": _flag("echo"),
 }
 
 

@@ -35,9 +35,9 @@ __all__ = [
     "units_of",
 ]
 
-JudgeName = Literal["availability", "latency", "accuracy", "masked-accuracy"]
-#: Judges that need the truth about a request.
-LABELLED = frozenset({"accuracy", "masked-accuracy"})
+JudgeName = Literal["availability", "latency", "accuracy", "masked-accuracy", "agreement", "echo"]
+#: Judges that need what is known of a request only later.
+LABELLED = frozenset({"accuracy", "masked-accuracy", "agreement", "echo"})
 #: Length of a base bucket.
 BASE_SECONDS = 60
 #: Longest window that is cut into base buckets.
@@ -51,6 +51,8 @@ _READ: dict[JudgeName, tuple[str, ...]] = {
     "latency": ("latency_seconds",),
     "accuracy": ("label", "prediction"),
     "masked-accuracy": ("labelled_masked_tokens", "right_masked_tokens"),
+    "agreement": ("agreement",),
+    "echo": ("echo",),
 }
 _DAY = 86_400
 _MAX_BYTES = 1024 * 1024

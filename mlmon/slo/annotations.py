@@ -32,7 +32,8 @@ SLO_KEYS: dict[str, str] = {
     "minimum-coverage": "share of events with a label below which a page becomes a ticket; default 0",
     "confidence": "one-sided level of the lower bound that pages test, 0.5 to below 1; default 0.95",
     "severity-class": "critical, standard or informational (never pages); default standard",
-    "judge": "how the sidecar judges an event: availability, latency SECONDS, accuracy, masked-accuracy",
+    "judge": "how the sidecar judges an event: availability, latency SECONDS, accuracy, masked-accuracy, "
+    "agreement, echo",
     "effective-from": "date or time in UTC from which this version of the objective is in force",
     "version-of": "name of the SLO that this document is a later version of",
     "root-cause": "label by which symptoms of one cause are grouped; default the SLO's name",

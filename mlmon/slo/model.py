@@ -172,6 +172,8 @@ class JudgeKind(StrEnum):
     LATENCY = "latency"
     ACCURACY = "accuracy"
     MASKED_ACCURACY = "masked-accuracy"
+    AGREEMENT = "agreement"
+    ECHO = "echo"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +182,8 @@ class Judgement:
 
     availability: bad where the status is `error` or `timeout`. latency: bad where latency_seconds > limit,
     no event where it is absent. accuracy: bad where the label differs from the prediction. masked-accuracy:
-    counts masked tokens predicted wrongly among those that are labelled.
+    counts masked tokens predicted wrongly among those that are labelled. agreement: bad where a reference
+    gave another first answer. echo: bad where the answer carries another request's text.
 
     Attributes:
         kind: which rule.

@@ -128,4 +128,9 @@ def _optional(max_features: int) -> dict[str, SearchStrategy[Any]]:
         "categorical_features": st.dictionaries(labels(1, 8), labels(), max_size=max_features),
         "segments": st.dictionaries(labels(1, 8), labels(), max_size=max_features),
         "sampling_weight": st.floats(1, 1e9),
+        "reference": labels(),
+        **dict.fromkeys(("agreement", "echo"), st.integers(0, 1)),
+        **dict.fromkeys(("topk_overlap", "rank_biased_overlap", "probability_difference"), st.floats(0, 1)),
+        "kl_divergence": st.floats(0, 100),
+        "embedding_cosine": st.floats(-1, 1),
     }

@@ -20,6 +20,7 @@ from mlmon.monitors.embeddings import EmbeddingsConfig
 from mlmon.monitors.features import FeaturesConfig
 from mlmon.monitors.predictions import PredictionsConfig
 from mlmon.monitors.samples import SamplesConfig
+from mlmon.monitors.shadow import ShadowConfig
 from mlmon.monitors.slo import SloConfig
 from mlmon.monitors.tokenizer import TokenizerConfig
 from mlmon.monitors.traffic import TrafficConfig
@@ -58,6 +59,7 @@ CONFIGS = {
     "features": FeaturesConfig(),
     "predictions": PredictionsConfig(),
     "slo": SloConfig(),
+    "shadow": ShadowConfig(),
 }
 OTHER_CONFIGS = {
     "traffic": TrafficConfig(latency_buckets_seconds=(0.125, 1.0, 8.0)),
@@ -67,6 +69,7 @@ OTHER_CONFIGS = {
     "features": FeaturesConfig(),
     "predictions": PredictionsConfig(),
     "slo": SloConfig(time_scale=60),
+    "shadow": ShadowConfig(difference_buckets=(0.125, 0.75)),
 }
 
 
@@ -190,7 +193,7 @@ def test_a_copy_is_independent_both_ways(monitor: Monitor, rows: list[Row], more
     original = summed(monitor, rows)
     before = original.to_bytes()
     twin = original.copy()
-    served = {"tokens": 5, "status": "ok", "probe_id": None}
+    served = {"tokens": 5, "status": "ok", "probe_id": None, "agreement": 1}
     twin.update(batch_for(monitor, [{**row, **served} for row in more]))
     twin.merge(twin.copy())
     assert original.to_bytes() == before
@@ -232,6 +235,7 @@ def test_other_parameters_are_refused_and_both_are_named(monitor: Monitor) -> No
             "versions": ("3", "4"),
             "samples": ("4 rows", "5 rows"),
             "slo": ("time scale 1", "time scale 60"),
+            "shadow": ("0.001", "0.75]"),
             **dict.fromkeys(DRIFT, (digest(monitor), digest(other))),
         }
         assert all(figure in str(caught.value) for figure in figures[monitor.name])

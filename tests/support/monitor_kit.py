@@ -84,6 +84,11 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
     "categorical_features": st.dictionaries(
         st.sampled_from(["country", "new"]), st.none() | st.sampled_from(["de", "fr", "xx"]), max_size=2
     ),
+    "reference": st.sampled_from(["large 3", "large 4"]),
+    **dict.fromkeys(("agreement", "echo"), st.integers(0, 1)),
+    **dict.fromkeys(("topk_overlap", "rank_biased_overlap", "probability_difference"), _eighths(1)),
+    "kl_divergence": _eighths(3),
+    "embedding_cosine": st.integers(-8, 8).map(lambda number: number / 8),
     "trace_id": st.sampled_from(["", "0a" * 16, "0b" * 16, "0c" * 16]),
 }
 

@@ -51,6 +51,11 @@ _ROUNDING = 1e-6
 _BOUNDS = {
     "confidence": (0.0, 1 + _ROUNDING),
     "entropy": (-_ROUNDING, FLOAT_MAX),
+    **dict.fromkeys(
+        ("topk_overlap", "rank_biased_overlap", "probability_difference"), (-_ROUNDING, 1 + _ROUNDING)
+    ),
+    "kl_divergence": (-_ROUNDING, FLOAT_MAX),
+    "embedding_cosine": (-1 - _ROUNDING, 1 + _ROUNDING),
     # One event that stands for a billion is a broken sampler, and its square must stay finite.
     "sampling_weight": (1 - _ROUNDING, 1e9),
 }

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["find_truth_faults"]
 
+#: Integers that say no or yes.
+_FLAGS = ("agreement", "echo")
 _LABELLED, _RIGHT = "labelled_masked_tokens", "right_masked_tokens"
 
 
@@ -37,7 +39,7 @@ def find_truth_faults(batch: EventBatch, wanted: frozenset[str]) -> list[Fault]:
         Faults; a row may be in several. Empty for a good batch, at no cost where nothing is labelled.
     """
     rows = batch.label_rows()
-    found = [*_masked_counts(batch, wanted)]
+    found = [*_masked_counts(batch, wanted), *_yes_or_no(batch)]
     if rows is not None:
         found += [*_request_times(batch, rows), *_labels(batch, rows, wanted)]
     return [fault for fault in found if len(fault.rows)]
@@ -58,8 +60,12 @@ def _labels(batch: EventBatch, labels: NDArray[np.bool_], wanted: frozenset[str]
     if not wanted >= {"label", "prediction", _LABELLED}:
         return
     labelled = _present(batch, "label")
-    expected = "a label event says label, or labelled_masked_tokens; without request_time it is a request"
-    yield Fault(np.flatnonzero(labels & ~labelled & ~_present(batch, _LABELLED)), missing, "label", expected)
+    expected = (
+        "a label event says label, or labelled_masked_tokens, or reference; without request_time it is a "
+        "request"
+    )
+    said = labelled | _present(batch, _LABELLED) | _present(batch, "reference")
+    yield Fault(np.flatnonzero(labels & ~said), missing, "label", expected)
     expected = "a label event restates the prediction that its label is about"
     unanswered = labels & labelled & ~_present(batch, "prediction")
     yield Fault(np.flatnonzero(unanswered), missing, "prediction", expected)
@@ -76,6 +82,13 @@ def _masked_counts(batch: EventBatch, wanted: frozenset[str]) -> Iterator[Fault]
     if every is not None and right is not None:
         expected = f"expected at most {_LABELLED}"
         yield Fault(np.flatnonzero(right > every), DecodeReason.BAD_VALUE, _RIGHT, expected)
+
+
+def _yes_or_no(batch: EventBatch) -> Iterator[Fault]:
+    for name in _FLAGS:
+        values = batch.floats(name) if batch.has(name) else None
+        if values is not None:
+            yield Fault(np.flatnonzero(values > 1), DecodeReason.BAD_VALUE, name, "expected 0 or 1")
 
 
 def _present(batch: EventBatch, name: str) -> NDArray[np.bool_]:
