@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from mlmon.monitors.base import Monitor, Summary
     from mlmon.monitors.drift import DriftMonitor
 
+pytestmark = pytest.mark.slow
+
 WINDOW = Window(START_US, START_US + 60_000_000)
 
 
