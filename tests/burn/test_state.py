@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 import pytest
-from burn_kit import DAY, HOUR, MINUTE, SECOND, START, Event, Run, at, objective, oracle
+from burn_kit import DAY, HOUR, MINUTE, SECOND, START, Event, Run, at, batch_of, objective, oracle
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -254,6 +254,33 @@ def test_a_sidecar_with_less_room_leaves_the_rest_of_the_state_as_it_is() -> Non
     run.commit()
     counts = [run.shown(f"s{n}")[catalog.EFFECTIVE_EVENTS.name, "up", "5m"] for n in range(4)]
     assert sorted(counts) == [1.0, 1.0, 2.0, 3.0]
+
+
+def test_room_that_gets_free_is_not_for_those_whose_state_was_left_in_the_checkpoint() -> None:
+    """Beginning anew would write over what is there."""
+    run = Run(JUDGING)
+    run.process([Event(START + n * SECOND, "error", service=f"s{n}") for n in range(2)])
+    run.process([Event(START + MINUTE, service="s0")])
+    run.commit()
+    ledger = Ledger(JUDGING, 1)
+    ledger.load("p", run.burns("p"))
+    (held,) = ledger._groups()
+    series = {name: SeriesKey(name, "intent", "1", "stable", "") for name in ("s0", "s1", "new")}
+    other = "s1" if held.service == "s0" else "s0"
+
+    def brought(name: str, day: int) -> set[str]:
+        """Services written after one of them had an event on a day."""
+        summary = SloSummary(JUDGING)
+        start = START + day * DAY
+        summary.update(batch_of([Event(start, "error", service=name)]))
+        ledger.close(Window(start, start + MINUTE), {series[name]: summary}, {series[name]: "p"})
+        return {read_address(key).service for key in ledger.changes("p")[0]}
+
+    assert brought(other, 1) == set()
+    assert brought(other, 20) == set(), "the one that was held is gone by now"
+    assert len(ledger) == 0
+    assert brought(other, 21) == set()
+    assert brought("new", 21) == {"new"}
 
 
 # --- other objectives than those that the state was kept with
