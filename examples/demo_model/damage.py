@@ -53,7 +53,7 @@ def with_typos(text: str, share: float, rng: random.Random) -> str:
 
     Example:
         >>> with_typos("text to be mistyped", 1.0, random.Random(0))
-        'tetx to be midtyped'
+        'txt to be mistpyed'
     """
     return " ".join(_mistype(w, rng) if len(w) >= 3 and rng.random() < share else w for w in text.split())
 

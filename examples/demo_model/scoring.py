@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from network import Bert, Shape
-from pieces import MASK, SPECIAL
+from pieces import CLS, MASK, SEP
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 __all__ = ["Score", "load", "masked_score", "pseudo_log_likelihood"]
 
 _BATCH_TOKENS = 8192
+_PAD, _UNKNOWN = 0, 1
+#: Tokens that are no part of the text.
+_FRAME = (_PAD, CLS, SEP, MASK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +61,15 @@ def load(directory: Path) -> tuple[Bert, Tokenizer]:
 def masked_score(
     model: Bert, sequences: Sequence[Sequence[int]], seed: int = 0, share: float = 0.15
 ) -> Score:
-    """Mask a share of each sequence's tokens, at least one; special tokens are never asked for."""
+    """Mask a share of each sequence's tokens, at least one.
+
+    [UNK] is asked for as any token is. Without it a tokenizer that no longer knows most words would look
+    better than the right one: what it still knows, full stops and the like, is easily guessed.
+    """
     rng = np.random.default_rng(seed)
     rows, true, where = [], [], []
     for ids in sequences:
-        maskable = [i for i, token in enumerate(ids) if token >= len(SPECIAL)]
+        maskable = [i for i, token in enumerate(ids) if token not in _FRAME]
         if maskable:
             asked = np.sort(rng.choice(maskable, max(1, round(share * len(maskable))), replace=False))
             row = np.array(ids)
@@ -72,7 +79,7 @@ def masked_score(
             where.append(asked)
     nll, right = _ask(model, rows, where, true)
     tokens = np.concatenate([np.asarray(ids) for ids in sequences])
-    unknown = (tokens == SPECIAL.index("[UNK]")).sum() / max(1, (~np.isin(tokens, (0, 2, 3))).sum())
+    unknown = (tokens == _UNKNOWN).sum() / max(1, (~np.isin(tokens, _FRAME)).sum())
     return Score(float(np.mean(right)), float(np.mean(nll)), len(nll), float(unknown))
 
 

@@ -23,14 +23,13 @@ from corpus import docstrings, held_out, package_descriptions, without_repetitio
 from network import Bert, Shape
 from pieces import SPECIAL, Pieces, cut, mask, train_tokenizer
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from tokenizers import Tokenizer
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BATCH_TOKENS = 4096
 PEAK_RATE = 2e-3
 WARM_UP = 0.04
 CHECKPOINT_SECONDS = 30.0
@@ -47,6 +46,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True, help="directory that the model is written to")
     parser.add_argument("--minutes", type=float, default=50.0, help="time to train, over all starts")
+    parser.add_argument("--batch", type=int, default=1024, help="tokens in a batch")
     parser.add_argument("--lists", help="apt's list directory, where it is not the machine's own")
     parser.add_argument("--seed", type=int, default=20)
     args = parser.parse_args()
@@ -56,7 +56,7 @@ def main() -> None:
     shape = Shape()
     train, watch = read_text(args.work, args.lists, shape, args.seed)
     trainer = Trainer(args.work, shape, args.seed, args.minutes * 60)
-    trainer.run(train, watch)
+    trainer.run(Batches(train, args.seed, args.batch), Batches(watch, args.seed + 1, 4096))
     write_model(trainer.model, shape, args.work, args.out)
 
 
@@ -85,22 +85,22 @@ def read_text(work: Path, lists: str | None, shape: Shape, seed: int) -> tuple[P
 class Batches:
     """Batches of one length, a length as often as it has tokens; batch i depends on the seed and i alone."""
 
-    def __init__(self, pieces: Pieces, seed: int, vocabulary: int) -> None:
+    def __init__(self, pieces: Pieces, seed: int, tokens: int) -> None:
         self._ids = pieces.ids
         self._starts = pieces.by_length()
         self._lengths = np.array(list(self._starts))
-        tokens = np.array([len(starts) * length for length, starts in self._starts.items()], float)
-        self._shares = tokens / tokens.sum()
+        shares = np.array([len(starts) * length for length, starts in self._starts.items()], float)
+        self._shares = shares / shares.sum()
         self._seed = seed
-        self._vocabulary = vocabulary
+        self._tokens = tokens
 
     def batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(seen ids (n, L), asked (n, L), true ids of the asked (m,))."""
         rng = np.random.default_rng([self._seed, 2, step])
         length = int(rng.choice(self._lengths, p=self._shares))
-        starts = rng.choice(self._starts[length], BATCH_TOKENS // length)
+        starts = rng.choice(self._starts[length], self._tokens // length)
         ids = self._ids[starts[:, None] + np.arange(length)].astype(np.int64)
-        seen, asked = mask(ids, rng, self._vocabulary)
+        seen, asked = mask(ids, rng, Shape().vocabulary)
         return torch.from_numpy(seen), torch.from_numpy(asked), torch.from_numpy(ids[asked])
 
 
@@ -118,7 +118,6 @@ class Trainer:
         self.model = Bert(shape)
         self._checkpoint = work / "checkpoint.safetensors"
         self._progress = work / "progress.jsonl"
-        self._shape = shape
         self._seed = seed
         self._budget = budget
         self._step = 0
@@ -129,10 +128,9 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), eps=1e-6, fused=True)
         self._resume()
 
-    def run(self, train: Pieces, watch: Pieces) -> None:
+    def run(self, batches: Batches, watch: Batches) -> None:
         """Train until the budget is spent."""
-        batches = Batches(train, self._seed, self._shape.vocabulary)
-        watched = [Batches(watch, self._seed + 1, self._shape.vocabulary).batch(i) for i in range(16)]
+        watched = [watch.batch(index) for index in range(16)]
         saved = noted = now = time.monotonic()
         losses: list[float] = []
         while self._spent < self._budget:
@@ -214,7 +212,7 @@ def write_model(model: Bert, shape: Shape, work: Path, out: Path) -> None:
     """Write the weights in half precision, the configuration and the tokenizer; print their digests."""
     out.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.to(torch.float16).contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, out / "model.safetensors", {"format": "pt"})
+    (out / "model.safetensors").write_bytes(save(weights, {"format": "pt"}))
     (out / "config.json").write_text(json.dumps(shape.config(), indent=2) + "\n", encoding="utf-8")
     names = {f"{name.strip('[]').lower()}_token": name for name in SPECIAL}
     settings = {
