@@ -28,6 +28,7 @@ from mlmon.cli.render import COMMANDS as RENDER
 from mlmon.cli.report import COMMANDS as REPORT
 from mlmon.cli.run import COMMANDS as RUN
 from mlmon.cli.serve import COMMANDS as SERVE
+from mlmon.cli.shadow import COMMANDS as SHADOW
 from mlmon.cli.simulate import COMMANDS as SIMULATE
 from mlmon.cli.status import COMMANDS as STATUS
 
@@ -55,7 +56,7 @@ def cli() -> None:
 
 
 _COMMANDS = (*RUN, *STATUS, *BASELINE, *DATA, *LABELS, *HISTORY, *DEMO, *REPORT, *SIMULATE, *SERVE)
-for command in (*_COMMANDS, *CANARY, *GRAFANA, *RELEASE, *RENDER):
+for command in (*_COMMANDS, *CANARY, *SHADOW, *GRAFANA, *RELEASE, *RENDER):
     cli.add_command(command)
 
 
