@@ -145,6 +145,23 @@ class HistorySource:
         """  # noqa: S608 - numbers and names of columns of ours
         return self.query("readings", text, bounds, [*metrics, *values])
 
+    def latest(
+        self, metrics: Sequence[str], bounds: Bounds, where: Mapping[str, str] | None = None
+    ) -> pd.DataFrame:
+        """The newest reading of each line, with the columns of `readings`."""
+        condition, values = _condition(where or {})
+        marks = ", ".join("?" for _ in metrics)
+        text = f"""
+            select window_end as time, metric, service, model, version, deployment, segment, monitor, field,
+                   cast(labels as varchar) as labels, value, threshold, lower, upper, n
+            from rows where metric in ({marks}){condition}
+            qualify row_number() over (partition by metric, service, model, version, deployment, segment,
+                                       monitor, field, cast(labels as varchar)
+                                       order by window_end desc) = 1
+            order by all limit {_MOST_ROWS}
+        """  # noqa: S608 - numbers and names of columns of ours
+        return self.query("readings", text, bounds, [*metrics, *values])
+
     def rows(
         self,
         table: str,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mlmon.publish.auth import BasicAuth
     from mlmon.publish.prometheus import SnapshotCollector
 
-__all__ = ["Health", "HttpConfig", "MetricsServer"]
+__all__ = ["Health", "HttpConfig", "MetricsServer", "is_loopback"]
 
 _LOG = logging.getLogger(__name__)
 _TEXT = "text/plain; charset=utf-8"
@@ -158,7 +158,7 @@ class MetricsServer:
         self._server.posts = frozenset(routes)
         self._thread: threading.Thread | None = None
         self._scheme = "https" if tls else "http"
-        if not _is_loopback(self.host) and auth is None and config.tls_client_ca_file is None:
+        if not is_loopback(self.host) and auth is None and config.tls_client_ca_file is None:
             _LOG.warning(
                 "metrics on %s are readable by anyone who can reach it: set username and a password, or "
                 "tls_client_ca_file, or listen on 127.0.0.1",
@@ -318,7 +318,8 @@ def _tls_context(config: HttpConfig) -> ssl.SSLContext | None:
     return context
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether an address is reached from this machine alone. A name is taken for one that is not."""
     try:
         return ipaddress.ip_address(host.partition("%")[0]).is_loopback
     except ValueError:

@@ -1,0 +1,85 @@
+"""`mlmon explore`: the explorer in a browser."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+
+from mlmon.cli.common import read_config
+from mlmon.errors import ConfigError, MissingExtraError
+from mlmon.publish.http import is_loopback
+
+__all__ = ["COMMANDS"]
+
+_APP = Path(__file__).parents[1] / "explorer" / "app.py"
+
+
+@click.command()
+@click.option(
+    "-c", "--config", "config_path", metavar="FILE", help="The sidecar's, for history and baselines."
+)
+@click.option("--history", metavar="DIR", help="The history to look into; default mlmon-data/history.")
+@click.option("--baseline", "baselines", multiple=True, metavar="FILE", help="Baselines beside it.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", default=8501, show_default=True, type=click.IntRange(0, 65_535), help="Of the explorer."
+)
+@click.option("--browser/--no-browser", default=False, help="Open it in this machine's browser.")
+def explore(
+    config_path: str | None,
+    history: str | None,
+    baselines: tuple[str, ...],
+    host: str,
+    port: int,
+    browser: bool,
+) -> int:
+    """Look into drift: from a page to its cause, over the history that the sidecar keeps.
+
+    Needs the extra `explorer`. It listens on this machine alone; for others, put it behind OIDC: a file
+    .streamlit/secrets.toml with a section [auth] makes it ask everyone to log in.
+    """
+    for package in ("streamlit", "plotly", "duckdb", "pandas"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "explorer")
+    if not is_loopback(host):
+        click.echo(
+            f"warning: whoever reaches {host} sees the history; set up a login ([auth] in "
+            ".streamlit/secrets.toml), or listen on 127.0.0.1",
+            err=True,
+        )
+    environment = dict(os.environ)
+    if config_path is not None:
+        config = read_config(config_path)
+        history = history or config.history.directory
+        baselines = baselines or config.baseline.files
+        environment["MLMON_EXPLORE_CONFIG"] = str(Path(config_path).absolute())
+    directory = Path(history or "mlmon-data/history").absolute()
+    for path in baselines:
+        if not Path(path).is_file():
+            raise ConfigError(
+                f"baseline {path}: expected a file that `mlmon baseline build` wrote; there is none"
+            )
+    environment["MLMON_EXPLORE_HISTORY"] = str(directory)
+    environment["MLMON_EXPLORE_BASELINES"] = os.pathsep.join(str(Path(path).absolute()) for path in baselines)
+    click.echo(f"the history in {directory}: http://{host}:{port}", err=True)
+    options = {
+        "server.address": host,
+        "server.port": str(port),
+        "server.headless": "false" if browser else "true",
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "viewer",
+        "theme.primaryColor": "#0072B2",
+    }
+    command = [sys.executable, "-m", "streamlit", "run", str(_APP)]
+    for name, value in options.items():
+        command += [f"--{name}", value]
+    return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own app
+
+
+COMMANDS: tuple[click.Command, ...] = (explore,)

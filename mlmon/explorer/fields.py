@@ -1,0 +1,143 @@
+"""Drift fields: ranked, over time, and as distributions beside their baseline."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from mlmon.baseline.model import ScopeKey
+from mlmon.catalog import drift
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mlmon.baseline.model import FieldReference
+    from mlmon.baseline.store import BaselineStore
+    from mlmon.explorer.source import Bounds, HistorySource
+
+__all__ = ["Distribution", "beside", "distribution", "over_time", "ranking", "reference_of", "segments"]
+
+_KEYS = ["service", "model", "version", "deployment", "segment", "monitor", "field"]
+_SERIES = _KEYS[:5]
+#: Cells of a distribution that are shown; the rest is pooled.
+_SHOWN_CELLS = 40
+
+
+class Distribution(NamedTuple):
+    """A field's distribution now, and in the baseline.
+
+    Attributes:
+        names: of the cells, for people.
+        shares: of the events looked at, by cell.
+        reference: of the baseline's events, by cell; empty where no baseline covers it.
+        events: sampled events looked at.
+        reference_events: of the baseline.
+    """
+
+    names: tuple[str, ...]
+    shares: tuple[float, ...]
+    reference: tuple[float, ...]
+    events: int
+    reference_events: int
+
+
+def ranking(
+    source: HistorySource, bounds: Bounds, where: dict[str, str], monitors: Sequence[str] = ()
+) -> pd.DataFrame:
+    """Fields by what they carry, the most evidence first.
+
+    Columns: those of the series, monitor, field, effect, tolerance, evidence, threshold, times (how many times
+    the tolerance the effect is), n.
+    """
+    said = source.latest([drift.EVIDENCE.name, drift.EFFECT.name], bounds, where)
+    if monitors:
+        said = said[said["monitor"].isin(monitors)]
+    evidence = said[said["metric"] == drift.EVIDENCE.name][[*_KEYS, "value", "threshold", "n"]]
+    effect = said[said["metric"] == drift.EFFECT.name][[*_KEYS, "value", "threshold"]]
+    table = evidence.rename(columns={"value": "evidence"}).merge(
+        effect.rename(columns={"value": "effect", "threshold": "tolerance"}), on=_KEYS, how="left"
+    )
+    table["times"] = table["effect"] / table["tolerance"]
+    return table.sort_values(["evidence", "times"], ascending=False, ignore_index=True)[
+        [*_KEYS, "effect", "tolerance", "times", "evidence", "threshold", "n"]
+    ]
+
+
+def over_time(
+    source: HistorySource, bounds: Bounds, where: dict[str, str], monitor: str, field: str
+) -> pd.DataFrame:
+    """Effect and evidence of a field over time, each with its limit, by series."""
+    chosen = {**where, "monitor": monitor, "field": field}
+    return source.readings([drift.EFFECT.name, drift.EVIDENCE.name], bounds, chosen)
+
+
+def segments(
+    source: HistorySource, bounds: Bounds, where: dict[str, str], monitor: str, field: str
+) -> pd.DataFrame:
+    """The same field in each segment and version: who carries the shift."""
+    free = {name: value for name, value in where.items() if name not in ("segment", "version")}
+    table = ranking(source, bounds, free, [monitor])
+    return table[table["field"] == field].reset_index(drop=True)
+
+
+def distribution(
+    source: HistorySource, bounds: Bounds, where: dict[str, str], monitor: str, field: str
+) -> tuple[NDArray[np.float64], int, ScopeKey] | None:
+    """Σw by cell, sampled events, and whose they are; of the version with most of them. None without any."""
+    names = ["service", "model", "version", "segment", "cells", "n"]
+    chosen = {**where, "monitor": monitor, "field": field}
+    rows = source.rows("distributions", bounds, chosen, [*names, "kind"])
+    rows = rows[rows["kind"].isin(["cells", "rate"])]
+    if rows.empty:
+        return None
+    # a service without a segment column in its series has one series, ""; never both
+    sizes = rows.groupby(["service", "model", "version"])["n"].sum().sort_values(ascending=False)
+    service, model, version = sizes.index[0]
+    mine = rows[(rows["service"] == service) & (rows["model"] == model) & (rows["version"] == version)]
+    lengths = mine["cells"].map(len)
+    mine = mine[lengths == lengths.iloc[-1]]
+    total = np.sum(np.stack(mine["cells"].to_list()), axis=0)
+    return total, int(mine["n"].sum()), ScopeKey(str(service), str(model), str(version))
+
+
+def reference_of(
+    store: BaselineStore | None, key: ScopeKey, segment: str, monitor: str, field: str
+) -> FieldReference | None:
+    """The baseline's own sums of a field."""
+    return None if store is None else store.reference(key, segment, monitor, field)
+
+
+def beside(total: NDArray[np.float64], events: int, reference: FieldReference | None) -> Distribution:
+    """Shares by cell with their names, beside the baseline's; the rarest cells are pooled."""
+    shares = total / max(float(total.sum()), 1e-300)
+    spec = None if reference is None else reference.spec
+    held = np.zeros(0)
+    if reference is not None and reference.sums.total.shape == total.shape:
+        held = reference.sums.total / max(float(reference.sums.total.sum()), 1e-300)
+    names = _names(spec.names if spec else (), spec.edges if spec else None, len(total))
+    if len(total) > _SHOWN_CELLS:
+        keep = np.sort(np.argsort(-np.maximum(shares, held if len(held) else 0))[: _SHOWN_CELLS - 1])
+        rest = np.setdiff1d(np.arange(len(total)), keep)
+        names = (*[names[index] for index in keep], f"{len(rest)} others")
+        shares = np.append(shares[keep], shares[rest].sum())
+        held = np.append(held[keep], held[rest].sum()) if len(held) else held
+    return Distribution(
+        tuple(names),
+        tuple(shares.tolist()),
+        tuple(held.tolist()),
+        events,
+        0 if reference is None else int(reference.sums.n),
+    )
+
+
+def _names(names: Sequence[str], edges: NDArray[np.float64] | None, count: int) -> tuple[str, ...]:
+    if edges is not None and len(edges) + 1 == count:
+        bounds = [f"{edge:.3g}" for edge in edges]
+        return (f"< {bounds[0]}", *(f"to {high}" for high in bounds[1:]), f"≥ {bounds[-1]}")
+    if len(names) == count:
+        return tuple(name or "(empty)" for name in names)
+    return tuple(str(index) for index in range(count))

@@ -1,0 +1,91 @@
+"""One drift field on a page: over time, as a distribution beside its baseline, and who carries it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import streamlit as st
+
+from mlmon.catalog import drift
+from mlmon.explorer import fields
+from mlmon.explorer.figures import Line, bars, lines
+from mlmon.explorer.shell import baselines, chart, empty
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from mlmon.explorer.shell import Page
+
+__all__ = ["chosen_field", "field_view", "ranking_table"]
+
+
+def ranking_table(table: pd.DataFrame) -> None:
+    """Fields by evidence, with how near each is to a page."""
+    shown = table.drop(columns=["service", "model"]).replace({"segment": {"": "all"}})
+    st.dataframe(
+        shown,
+        hide_index=True,
+        column_config={
+            "effect": st.column_config.NumberColumn(format="%.3g", help="How far it moved, beyond noise."),
+            "tolerance": st.column_config.NumberColumn(format="%.3g", help="What is not worth a page."),
+            "times": st.column_config.NumberColumn("effect / tolerance", format="%.2f"),
+            "evidence": st.column_config.NumberColumn(format="%.3g", help="1 is none."),
+            "threshold": st.column_config.NumberColumn(
+                format="%.3g", help="Evidence at which it would page."
+            ),
+            "n": st.column_config.NumberColumn("events", format="localized"),
+        },
+    )
+
+
+def chosen_field(page: Page, table: pd.DataFrame) -> tuple[str, str]:
+    """A field out of a ranking: the address's own, else the one with most evidence."""
+    pairs = list(dict.fromkeys(zip(table["monitor"], table["field"], strict=True)))
+    asked = (page.view.monitor, page.view.field)
+    index = pairs.index(asked) if asked in pairs else 0
+    monitor, field = st.selectbox("field", pairs, index=index, format_func=lambda pair: "/".join(pair))
+    page.remember(monitor=monitor, field=field)
+    return monitor, field
+
+
+def field_view(page: Page, monitor: str, field: str) -> None:
+    """Everything about one field."""
+    rows = page.cached(fields.over_time, monitor, field)
+    left, right = st.columns(2)
+    with left:
+        chart(_line(rows, drift.EFFECT.name, "tolerance", f"{monitor}/{field}: effect", "effect"), "effect")
+    with right:
+        title = f"{monitor}/{field}: evidence"
+        chart(_line(rows, drift.EVIDENCE.name, "pages alone", title, "evidence", log=True), "evidence")
+    _distribution(page, monitor, field)
+    st.subheader("Who carries it")
+    ranking_table(page.cached(fields.segments, monitor, field))
+
+
+def _line(rows: pd.DataFrame, metric: str, limit: str, title: str, unit: str, *, log: bool = False):  # type: ignore[no-untyped-def]
+    mine = rows[rows["metric"] == metric]
+    names = mine[["version", "deployment", "segment"]].fillna("").agg(" ".join, axis=1).str.strip()
+    series = [Line(str(name), part) for name, part in mine.groupby(names)]
+    limits = mine.dropna(subset=["threshold"]).sort_values("time").drop_duplicates("time")
+    limits = limits.assign(value=limits["threshold"])
+    return lines([*series, Line(limit, limits, limit=True)], title, unit, log=log)
+
+
+def _distribution(page: Page, monitor: str, field: str) -> None:
+    found = page.cached(fields.distribution, monitor, field)
+    if found is None:
+        st.caption("Its sums are a mean, not a distribution: there are no cells to compare.")
+        return
+    total, events, key = found
+    reference = fields.reference_of(baselines(), key, page.view.segment, monitor, field)
+    shown = fields.beside(total, events, reference)
+    groups = [(f"now ({events:,} events)", shown.names, shown.shares)]
+    if shown.reference:
+        groups.append((f"baseline ({shown.reference_events:,} events)", shown.names, shown.reference))
+    chart(bars(groups, f"{monitor}/{field}: distribution", "cell", "share of events"), "distribution")
+    if not shown.reference:
+        empty(
+            "No baseline to compare with.",
+            f"None of those given covers {'/'.join(key)}: `mlmon explore --baseline FILE`, or a configuration "
+            "with `[baseline] files` by `-c`.",
+        )

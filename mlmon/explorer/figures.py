@@ -1,0 +1,165 @@
+"""Charts, from frames: one look for all of them. Knows Plotly, not Streamlit.
+
+Colours are those of Okabe and Ito, which people tell apart whatever their colour vision; lines differ by dash
+as well. Every axis says its unit, and a threshold is a line or a band, never a colour alone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import plotly.graph_objects as go
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+    from mlmon.explorer.incident import Incident
+
+__all__ = ["DASHES", "PALETTE", "STATES", "Line", "bars", "lines", "placeholder", "styled", "timeline"]
+
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
+DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
+#: Colour of a state; its name always stands beside it.
+STATES = {
+    "ok": "#009E73",
+    "alarm": "#D55E00",
+    "insufficient data": "#999999",
+    "insufficient reference": "#999999",
+    "no data": "#999999",
+}
+_MARGIN = {"l": 64, "r": 16, "t": 40, "b": 44}
+#: Readable on light and on dark alike.
+_GRID = "rgba(128,128,128,0.25)"
+_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "star")
+#: Most lines of one chart; more are told of in its title.
+_MOST_LINES = 16
+
+
+class Line(NamedTuple):
+    """A line: its name, times and values, and whether it is a limit that others are compared with."""
+
+    name: str
+    frame: pd.DataFrame
+    limit: bool = False
+
+
+def styled(figure: go.Figure, title: str, unit: str, height: int = 300) -> go.Figure:
+    """The common look. Background and text are left to the page's theme."""
+    figure.update_layout(
+        title={"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
+        height=height,
+        margin=_MARGIN,
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        hovermode="x unified" if height < 400 else "closest",
+        legend={"orientation": "h", "y": -0.28, "x": 0, "font": {"size": 11}},
+        colorway=PALETTE,
+    )
+    figure.update_xaxes(gridcolor=_GRID, zerolinecolor=_GRID)
+    figure.update_yaxes(title={"text": unit}, gridcolor=_GRID, zerolinecolor=_GRID, rangemode="tozero")
+    return figure
+
+
+def lines(
+    series: Sequence[Line],
+    title: str,
+    unit: str,
+    *,
+    marks: Sequence[tuple[object, str]] = (),
+    log: bool = False,
+) -> go.Figure:
+    """Lines over time (UTC). `marks` are moments with a word each, drawn as vertical lines."""
+    figure = go.Figure()
+    shown = [line for line in series if len(line.frame)]
+    for index, line in enumerate(shown[:_MOST_LINES]):
+        style = (
+            {"color": "#D55E00", "dash": "dash", "width": 1.5}
+            if line.limit
+            else {"color": PALETTE[index % 5], "dash": DASHES[index // 5 % len(DASHES)], "width": 2}
+        )
+        figure.add_trace(
+            go.Scatter(
+                x=line.frame["time"],
+                y=line.frame["value"],
+                name=line.name,
+                mode="lines" if len(line.frame) > 1 else "markers",
+                line=style,
+                hovertemplate="%{y:.4g}",
+            )
+        )
+    for moment, word in marks:
+        figure.add_vline(x=moment, line={"color": "#999999", "dash": "dot", "width": 1})
+        figure.add_annotation(x=moment, y=1.02, yref="paper", text=word, showarrow=False, font={"size": 10})
+    if len(shown) > _MOST_LINES:
+        title = f"{title} (first {_MOST_LINES} of {len(shown)})"
+    styled(figure, title, unit)
+    figure.update_xaxes(title={"text": "time, UTC"})
+    if log:
+        figure.update_yaxes(type="log", rangemode="normal")
+    return figure
+
+
+def bars(
+    groups: Sequence[tuple[str, Sequence[str], Sequence[float]]], title: str, axis: str, unit: str
+) -> go.Figure:
+    """Bars side by side: name, categories and values of each group."""
+    figure = go.Figure()
+    for index, (name, categories, values) in enumerate(groups):
+        figure.add_trace(
+            go.Bar(
+                x=list(categories),
+                y=list(values),
+                name=name,
+                marker={"color": PALETTE[index], "pattern": {"shape": "" if index == 0 else "/"}},
+                hovertemplate="%{y:.3g}",
+            )
+        )
+    styled(figure, title, unit)
+    figure.update_layout(barmode="group", bargap=0.15)
+    figure.update_xaxes(title={"text": axis}, type="category")
+    return figure
+
+
+def timeline(incident: Incident) -> go.Figure:
+    """A row for each reading that moved, from its first crossing to the end, coloured by what it is a sign of."""
+    causes = list(dict.fromkeys(one.cause for one in incident.moved))
+    figure = go.Figure()
+    names = [f"{one.what}" + (f" ({one.scope})" if one.scope else "") for one in incident.moved]
+    for index, cause in enumerate(causes):
+        mine = [(one, name) for one, name in zip(incident.moved, names, strict=True) if one.cause == cause]
+        figure.add_trace(
+            go.Scatter(
+                x=[one.at for one, _ in mine],
+                y=[name for _, name in mine],
+                mode="markers+text",
+                text=[f"{one.at:%H:%M}" for one, _ in mine],
+                textposition="middle right",
+                name=f"sign of {cause}",
+                marker={"size": 13, "color": PALETTE[index % len(PALETTE)], "symbol": _SYMBOLS[index % 6]},
+                hovertemplate="%{y}<br>%{x|%Y-%m-%d %H:%M}<extra></extra>",
+            )
+        )
+    for moment, word in ((incident.began, "first sign"), (incident.paged, "page"), (incident.ended, "ended")):
+        if moment is not None:
+            figure.add_vline(x=moment, line={"color": "#999999", "dash": "dot", "width": 1})
+            figure.add_annotation(
+                x=moment, y=1.0, yref="paper", yanchor="bottom", text=word, showarrow=False, font={"size": 10}
+            )
+    styled(figure, "Order of events", "", height=140 + 34 * len(names))
+    figure.update_layout(hovermode="closest", margin={**_MARGIN, "l": 16})
+    figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], automargin=True, rangemode="normal")
+    figure.update_xaxes(title={"text": "time, UTC"})
+    return figure
+
+
+def placeholder(text: str) -> go.Figure:
+    """A chart without data, that says why."""
+    figure = styled(go.Figure(), "", "")
+    figure.add_annotation(
+        text=text, showarrow=False, font={"size": 13}, x=0.5, y=0.5, xref="paper", yref="paper"
+    )
+    figure.update_xaxes(visible=False)
+    figure.update_yaxes(visible=False)
+    return figure

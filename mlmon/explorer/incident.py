@@ -1,0 +1,270 @@
+"""From an alert or a moment to what moved: every reading that left its bounds, in the order in which it did.
+
+Drift fields cross when their own evidence reaches their threshold, objectives when they burn faster than they
+may, version mismatches when there is one. Readings without a threshold of their own (ratios, latency) cross
+when two windows together lie further from the median before the incident than anything did then, by half.
+
+The likely root cause is the pager's own where it paged; else the first in the order of precedence that its
+alert rules use: a wrong version explains a wrong tokenizer, which explains moved embeddings, and so on.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import pandas as pd
+
+from mlmon.catalog import drift, requests, slo
+from mlmon.drift.pager import PRECEDENCE
+from mlmon.explorer.overview import label, pages
+from mlmon.explorer.source import Bounds
+
+if TYPE_CHECKING:
+    from mlmon.explorer.source import HistorySource
+
+__all__ = ["Incident", "Moved", "incident"]
+
+#: Causes in the order in which one explains the next.
+_ORDER = (*PRECEDENCE, "latency", "availability", "accuracy")
+_PLAIN = {
+    requests.UNKNOWN_TOKEN_RATIO.name: "tokenizer",
+    requests.TOKENS_PER_WORD.name: "tokenizer",
+    requests.CONTINUATION_RATIO.name: "tokenizer",
+    requests.CHARACTERS_PER_TOKEN.name: "tokenizer",
+}
+#: How much further than ever before the incident a plain reading must lie.
+_FURTHER = 1.5
+#: Windows before the incident that a plain reading needs to have bounds.
+_LEAST_BEFORE = 8
+
+
+class Moved(NamedTuple):
+    """A reading that left its bounds.
+
+    Attributes:
+        at: when it first did.
+        what: in words.
+        cause: what it is a sign of, of `_ORDER`.
+        before: its median before.
+        worst: its most extreme value from then on.
+        limit: the bound that it crossed.
+        scope: version and segment, in words.
+        metric: of the catalogue.
+        monitor: of a drift field; else empty.
+        field: of a drift field; else empty.
+    """
+
+    at: pd.Timestamp
+    what: str
+    cause: str
+    before: float
+    worst: float
+    limit: float
+    scope: str
+    metric: str
+    monitor: str
+    field: str
+
+
+class Incident(NamedTuple):
+    """What happened.
+
+    Attributes:
+        service: whose.
+        model: its model.
+        began: the first crossing; None where nothing moved.
+        paged: when the pager paged; None where it did not.
+        ended: when the page ended; None while it is open.
+        cause: likely root cause; empty where nothing moved.
+        why: how it was told.
+        moved: everything that moved, first crossing first.
+        segments: segments touched, by how many readings of theirs moved.
+    """
+
+    service: str
+    model: str
+    began: pd.Timestamp | None
+    paged: pd.Timestamp | None
+    ended: pd.Timestamp | None
+    cause: str
+    why: str
+    moved: tuple[Moved, ...]
+    segments: tuple[tuple[str, int], ...]
+
+    @property
+    def detection_seconds(self) -> float | None:
+        """From the first crossing to the page, in seconds."""
+        if self.began is None or self.paged is None:
+            return None
+        return float((self.paged - self.began).total_seconds())
+
+
+def incident(source: HistorySource, bounds: Bounds, where: dict[str, str]) -> Incident | None:
+    """What moved of one service within the bounds; None where no service is there.
+
+    Where `where` names no service, it is the one that paged last, else the one with most windows.
+    """
+    told = pages(source, bounds, where)
+    service, model = _whose(source, bounds, where, told)
+    if not service:
+        return None
+    own = {"service": service, **({"model": model} if model else {})}
+    mine = told[(told["service"] == service) & ((told["model"] == model) | (not model))]
+    page = mine.iloc[0] if len(mine) else None
+    split = None if page is None else page["opened"]
+    found = [
+        *_fields(source, bounds, own),
+        *_burns(source, bounds, own),
+        *_versions(source, bounds, own),
+        *_plain(source, bounds, own, split),
+    ]
+    moved = tuple(sorted(found, key=lambda one: (one.at, _ORDER.index(one.cause), one.what)))
+    cause, why = _cause(page, moved)
+    touched = pd.Series([one.scope for one in moved if "segment" in one.scope], dtype=str).value_counts()
+    return Incident(
+        service,
+        model,
+        moved[0].at if moved else None,
+        split,
+        None if page is None or pd.isna(page["ended"]) else page["ended"],
+        cause,
+        why,
+        moved,
+        tuple((str(name), int(count)) for name, count in touched.items()),
+    )
+
+
+def _whose(
+    source: HistorySource, bounds: Bounds, where: dict[str, str], told: pd.DataFrame
+) -> tuple[str, str]:
+    if "service" in where:
+        return where["service"], where.get("model", "")
+    if len(told):
+        return str(told.iloc[0]["service"]), str(told.iloc[0]["model"])
+    counts = source.query(
+        "readings",
+        "select service, model, count(*) as n from rows where service is not null and model is not null "
+        "group by all order by n desc, all limit 1",
+        bounds,
+    )
+    return (str(counts["service"].iloc[0]), str(counts["model"].iloc[0])) if len(counts) else ("", "")
+
+
+def _cause(page: pd.Series | None, moved: tuple[Moved, ...]) -> tuple[str, str]:
+    if page is not None and page["cause"]:
+        return str(page["cause"]), f"the pager blamed it when it paged, most of it in {page['field']}"
+    if not moved:
+        return "", ""
+    cause = min((one.cause for one in moved), key=_ORDER.index)
+    return cause, "no page blames anything; of what moved it is the first in the order of precedence"
+
+
+def _scope(row: pd.Series) -> str:
+    parts = [
+        f"{name} {row[name]}" for name in ("version", "segment") if isinstance(row[name], str) and row[name]
+    ]
+    deployment = row["deployment"]
+    if isinstance(deployment, str) and deployment not in ("", "stable"):
+        parts.append(f"deployment {deployment}")
+    return ", ".join(parts)
+
+
+def _fields(source: HistorySource, bounds: Bounds, own: dict[str, str]) -> list[Moved]:
+    """Drift fields whose evidence reached their threshold; the effects are what is told."""
+    evidence = source.readings([drift.EVIDENCE.name], bounds, own)
+    effects = source.readings([drift.EFFECT.name], bounds, own)
+    keys = ["version", "deployment", "segment", "monitor", "field"]
+    crossed = evidence[evidence["value"] >= evidence["threshold"]]
+    by = {key: part for key, part in effects.groupby(keys, dropna=False)}
+    found = []
+    for key, part in crossed.groupby(keys, dropna=False):
+        first = part.sort_values("time").iloc[0]
+        rows = by.get(key, pd.DataFrame(columns=effects.columns))
+        before, after = rows[rows["time"] < first["time"]], rows[rows["time"] >= first["time"]]
+        monitor, name = str(first["monitor"]), str(first["field"])
+        found.append(
+            Moved(
+                first["time"],
+                f"{monitor}: {name} drifted",
+                monitor if monitor in _ORDER else "predictions",
+                float(before["value"].median()) if len(before) else float("nan"),
+                float(after["value"].max()) if len(after) else float("nan"),
+                float(rows["threshold"].max()) if len(rows) else float("nan"),
+                _scope(first),
+                drift.EFFECT.name,
+                monitor,
+                name,
+            )
+        )
+    return found
+
+
+def _burns(source: HistorySource, bounds: Bounds, own: dict[str, str]) -> list[Moved]:
+    """Objectives that surely burned faster than they may: by the lower bound, over the shortest window."""
+    rows = source.readings([slo.BURN_LOWER.name], bounds, own)
+    if rows.empty:
+        return []
+    rows["slo"] = [label(text, "slo") for text in rows["labels"]]
+    found = []
+    for name, part in rows.groupby("slo"):
+        over = part[part["value"] > 1].sort_values("time")
+        if over.empty:
+            continue
+        at = over["time"].iloc[0]
+        before = part[part["time"] < at]["value"]
+        cause = (
+            "availability" if name == "availability" else "latency" if "latency" in str(name) else "accuracy"
+        )
+        found.append(
+            Moved(
+                at, f"objective {name} burned its budget", cause,
+                float(before.median()) if len(before) else float("nan"),
+                float(over["value"].max()), 1.0, "", slo.BURN_LOWER.name, "", "",
+            )
+        )  # fmt: skip
+    return found
+
+
+def _versions(source: HistorySource, bounds: Bounds, own: dict[str, str]) -> list[Moved]:
+    """Traffic of versions that nobody declared."""
+    name = requests.VERSION_MISMATCH_RATIO.name
+    rows = source.readings([name], bounds, own)
+    wrong = rows[rows["value"] > 0].sort_values("time")
+    if wrong.empty:
+        return []
+    first = wrong.iloc[0]
+    return [
+        Moved(
+            first["time"], "a version that nobody declared answered", "version", 0.0,
+            float(wrong["value"].max()), 0.0, _scope(first), name, "", "",
+        )
+    ]  # fmt: skip
+
+
+def _plain(
+    source: HistorySource, bounds: Bounds, own: dict[str, str], split: pd.Timestamp | None
+) -> list[Moved]:
+    """Readings without a threshold: beyond anything before the page (or the first half), by half."""
+    start, end = (pd.Timestamp(us, unit="us", tz="UTC") for us in bounds)
+    half = start + (end - start) / 2 if split is None else split - (split - start) * 0.1
+    found = []
+    rows = source.readings(list(_PLAIN), bounds, own)
+    for (metric, *_), part in rows.groupby(["metric", "version", "deployment", "segment"], dropna=False):
+        ordered = part.sort_values("time")
+        before, after = ordered[ordered["time"] < half], ordered[ordered["time"] >= half]
+        if len(before) < _LEAST_BEFORE or after.empty:
+            continue
+        centre = float(before["value"].median())
+        reach = _FURTHER * float((before["value"] - centre).abs().max())
+        outside = (after["value"] - centre).abs() > max(reach, 1e-9)
+        twice = after[outside & outside.shift(fill_value=False)]
+        if twice.empty:
+            continue
+        away = after.loc[(after["value"] - centre).abs().idxmax()]
+        found.append(
+            Moved(
+                twice["time"].iloc[0], f"{str(metric).removeprefix('mlmon_').replace('_', ' ')} moved",
+                _PLAIN[str(metric)], centre, float(away["value"]), centre + reach, _scope(away), str(metric), "", "",
+            )
+        )  # fmt: skip
+    return found

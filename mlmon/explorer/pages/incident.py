@@ -1,0 +1,131 @@
+"""Incident: everything that moved, in the order in which it did, with the likely root cause and a draft to keep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+import streamlit as st
+
+from mlmon.explorer.figures import Line, lines, timeline
+from mlmon.explorer.incident import incident
+from mlmon.explorer.overview import pages
+from mlmon.explorer.postmortem import to_html, to_markdown
+from mlmon.explorer.shell import address, begin, chart, empty, link
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from mlmon.explorer.incident import Incident, Moved
+    from mlmon.explorer.shell import Page
+
+_SHOWN = 4
+_PAGE_OF = {"tokenizer": "tokenizer", "embeddings": "embeddings"}
+
+
+def draw() -> None:
+    """Draw the page."""
+    page = begin("Incident", "From a page to its cause: what moved, since when, for whom.")
+    if page is None:
+        return
+    found: Incident | None = page.cached(incident)
+    if found is None:
+        empty("No service has windows in this time.", "Choose a longer time or fewer filters in the sidebar.")
+        return
+    if page.view.alert:
+        st.caption(f"opened from the alert **{page.view.alert}**")
+    _verdict(page, found)
+    if not found.moved:
+        empty(
+            f"Nothing of {found.service} / {found.model} left its bounds in this time.",
+            "Look at a longer time, or at the time before: an incident needs some windows before it to compare.",
+        )
+        return
+    chart(timeline(found), "timeline")
+    _table(page, found)
+    figures = [figure for one in found.moved[:_SHOWN] if (figure := _figure(page, found, one)) is not None]
+    for index, figure in enumerate(figures):
+        chart(figure, f"moved-{index}")
+    _exports(page, found, figures)
+
+
+def _verdict(page: Page, found: Incident) -> None:
+    columns = st.columns(4)
+    columns[0].metric("service / model", f"{found.service} / {found.model}")
+    columns[1].metric("likely root cause", found.cause or "none", help=found.why or None)
+    columns[2].metric("first sign, UTC", "-" if found.began is None else f"{found.began:%m-%d %H:%M}")
+    delay = found.detection_seconds
+    columns[3].metric("paged after", "not paged" if delay is None else f"{delay / 60:.1f} min")
+    if found.why:
+        st.caption(f"Cause: {found.why}.")
+    others = page.cached(pages)
+    if len(others) > 1:
+        with st.expander(f"{len(others)} pages in this time"):
+            for row in others.itertuples():
+                at = int(row.opened.timestamp() * 1_000_000)
+                link(
+                    "incident", f"{row.opened:%Y-%m-%d %H:%M} {row.service} / {row.model}: {row.cause}",
+                    page.view.around(at, 3600), service=row.service, model=row.model,
+                )  # fmt: skip
+
+
+def _table(page: Page, found: Incident) -> None:
+    st.subheader("What moved, first crossing first")
+    frame = pd.DataFrame(found.moved, columns=list(type(found.moved[0])._fields))
+    frame["scope"] = frame["scope"].replace("", "all")
+    st.dataframe(
+        frame[["at", "what", "cause", "before", "worst", "limit", "scope"]],
+        hide_index=True,
+        column_config={
+            "at": st.column_config.DatetimeColumn("first crossing, UTC", format="YYYY-MM-DD HH:mm"),
+            "cause": "sign of",
+            "scope": "where",
+            **{
+                name: st.column_config.NumberColumn(name, format="%.4g")
+                for name in ("before", "worst", "limit")
+            },
+        },
+    )
+    if found.segments:
+        text = ", ".join(f"{name} ({count})" for name, count in found.segments)
+        st.caption(f"Segments touched: {text}")
+    fields = [one for one in found.moved if one.field]
+    for column, one in zip(st.columns(4), fields[:4], strict=False):
+        with column:
+            name = _PAGE_OF.get(one.monitor, "fields")
+            link(
+                name, f"look into {one.monitor}/{one.field}", page.view,
+                service=found.service, model=found.model, monitor=one.monitor, field=one.field,
+            )  # fmt: skip
+
+
+def _figure(page: Page, found: Incident, one: Moved) -> go.Figure | None:
+    """The reading over time, with its limit and the moments of its crossing and of the page."""
+    where = {"service": found.service, "model": found.model}
+    if one.field:
+        where |= {"monitor": one.monitor, "field": one.field}
+    rows = page.source.readings([one.metric], page.bounds, where)
+    if rows.empty:
+        return None
+    names = rows[["version", "segment"]].fillna("").agg(" ".join, axis=1).str.strip().replace("", "all")
+    series = [Line(str(name), part) for name, part in rows.groupby(names)]
+    limit = rows.assign(value=one.limit).sort_values("time").drop_duplicates("time")
+    marks = [(one.at, "crossed")] + ([(found.paged, "page")] if found.paged is not None else [])
+    return lines(
+        [*series, Line("limit", limit, limit=True)], one.what, "effect" if one.field else "", marks=marks
+    )
+
+
+def _exports(page: Page, found: Incident, figures: list[go.Figure]) -> None:
+    where = address("incident", page.view, service=found.service, model=found.model)
+    name = f"incident-{found.service}-{found.began:%Y%m%dT%H%M}"
+    left, right, _ = st.columns([1, 1, 2])
+    left.download_button(
+        "Postmortem draft (Markdown)", to_markdown(found, where), f"{name}.md", "text/markdown"
+    )
+    right.download_button(
+        "Report (HTML)", lambda: to_html(found, figures, where), f"{name}.html", "text/html"
+    )
+
+
+draw()

@@ -1,0 +1,189 @@
+"""What every page shares: the source, the view in the address and the sidebar, caching, charts, empty states."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+import streamlit as st
+
+from mlmon.baseline.store import BaselineStore
+from mlmon.errors import BaselineError, HistoryError
+from mlmon.explorer.source import Bounds, HistorySource
+from mlmon.explorer.view import SPANS, View, moment_text, read_query
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import plotly.graph_objects as go
+
+__all__ = [
+    "BASELINES",
+    "CONFIG",
+    "HISTORY",
+    "Page",
+    "address",
+    "baselines",
+    "begin",
+    "chart",
+    "empty",
+    "link",
+]
+
+#: How `mlmon explore` tells the app where things are.
+HISTORY, BASELINES, CONFIG = "MLMON_EXPLORE_HISTORY", "MLMON_EXPLORE_BASELINES", "MLMON_EXPLORE_CONFIG"
+_ALL = "all"
+_FILTERS = ("service", "model", "version", "deployment", "segment")
+
+
+class Page:
+    """One page being drawn: what is looked at, and where it comes from.
+
+    Attributes:
+        source: of the history.
+        view: what the address and the sidebar say.
+        bounds: the stretch of time.
+    """
+
+    def __init__(self, source: HistorySource, view: View, bounds: Bounds, version: str) -> None:
+        self.source = source
+        self.view = view
+        self.bounds = bounds
+        self._version = version
+
+    @property
+    def where(self) -> dict[str, str]:
+        """Columns and the values they must have."""
+        return self.view.filters()
+
+    def remember(self, **changes: str) -> None:
+        """Write what was chosen on the page into the address."""
+        self.view = replace(self.view, **changes)
+        st.query_params.from_dict(self.view.to_query())
+
+    def cached(self, function: Callable[..., Any], *args: Any) -> Any:
+        """`function(source, bounds, where, *args)`, computed once for each state of the files."""
+        key = f"{function.__module__}.{function.__qualname__}"
+        where = tuple(sorted(self.where.items()))
+        return _cached(self.source, function, (self._version, key, self.bounds, where, args))
+
+
+@st.cache_resource(show_spinner=False)
+def _source(directory: str) -> HistorySource:
+    return HistorySource(directory)
+
+
+@st.cache_data(show_spinner="reading the history", max_entries=256, ttl=3600)
+def _cached(_source: HistorySource, _function: Callable[..., Any], key: tuple[Any, ...]) -> Any:
+    _, _, bounds, where, args = key
+    return _function(_source, bounds, dict(where), *args)
+
+
+def begin(title: str, what: str) -> Page | None:
+    """Draw the head and the sidebar. None where there is nothing to show, which is said already."""
+    st.title(title)
+    st.caption(what)
+    source = _source(os.environ.get(HISTORY, "mlmon-data/history"))
+    version = source.version()
+    found = read_query(st.query_params.to_dict())
+    for complaint in found.complaints:
+        st.warning(complaint, icon=":material/link_off:")
+    newest = source.newest_us()
+    if newest is None:
+        empty(
+            f"The history in {source.directory} is empty.",
+            "Windows are written when they close. Is the sidecar running with [history] enabled, and is this "
+            "its directory? `mlmon history show` says what is there; `mlmon explore --history DIR` opens another.",
+        )
+        return None
+    view = _sidebar(source, found.view, newest)
+    st.query_params.from_dict(view.to_query())
+    start, end = view.bounds(newest)
+    try:
+        page = Page(source, view, Bounds(start, end + 1), version)
+    finally:
+        for complaint in source.complaints():
+            st.sidebar.warning(complaint, icon=":material/broken_image:")
+    return page
+
+
+def _sidebar(source: HistorySource, view: View, newest: int) -> View:
+    """Widgets that begin at what the address says, and write it when they change."""
+    start, end = view.bounds(newest)
+    bounds = Bounds(start, end + 1)
+    with st.sidebar:
+        chosen = {name: _choice(source, name, view, bounds) for name in _FILTERS}
+        if view.start_us is not None:
+            st.caption(f"from {moment_text(start)} to {moment_text(end)}")
+            if st.button("newest windows", help="Leave this stretch of time for the newest windows."):
+                view = replace(view, start_us=None, end_us=None)
+        else:
+            spans = list(SPANS)
+            span = st.selectbox("time", spans, index=spans.index(view.span), help="Before the newest window.")
+            view = replace(view, span=span)
+        if view.end_us is None:
+            st.toggle("refresh every 30 s", key="mlmon_refresh", help="Read new windows as they are written.")
+        st.caption(f"newest window ends {moment_text(newest)}")
+    return replace(view, **chosen)
+
+
+def _choice(source: HistorySource, name: str, view: View, bounds: Bounds) -> str:
+    current = getattr(view, name)
+    try:
+        values = [value for value in _values(source, name, bounds, source.version()) if value]
+    except HistoryError as error:
+        st.error(str(error))
+        values = []
+    options = [_ALL, *sorted({*values, *([current] if current else [])})]
+    picked = st.selectbox(name, options, index=options.index(current) if current else 0)
+    return "" if picked == _ALL else str(picked)
+
+
+@st.cache_data(show_spinner=False, max_entries=64, ttl=3600)
+def _values(_source: HistorySource, name: str, bounds: Bounds, version: str) -> list[str]:
+    del version  # only keys the cache
+    return _source.distinct(name, bounds)
+
+
+def baselines() -> BaselineStore | None:
+    """The baselines that were given; None without any, or where they cannot be read, which is said."""
+    paths = tuple(path for path in os.environ.get(BASELINES, "").split(os.pathsep) if path)
+    if not paths:
+        return None
+    try:
+        return _baselines(paths)
+    except BaselineError as error:
+        st.warning(str(error), icon=":material/broken_image:")
+        return None
+
+
+@st.cache_resource(show_spinner="reading the baseline")
+def _baselines(paths: tuple[str, ...]) -> BaselineStore:
+    return BaselineStore.load(paths)
+
+
+def chart(figure: go.Figure, key: str, **more: Any) -> Any:
+    """Draw a figure in the page's width and theme."""
+    return st.plotly_chart(
+        figure, key=key, theme="streamlit", config={"displaylogo": False, "responsive": True}, **more
+    )
+
+
+def empty(what: str, todo: str) -> None:
+    """Say that there is nothing, and what to do about it."""
+    st.info(f"**{what}**\n\n{todo}", icon=":material/inbox:")
+
+
+def address(page: str, view: View, **changes: Any) -> str:
+    """The address of a page with this view, changed, as far as it is known from within."""
+    base = str(st.context.url or "http://127.0.0.1:8501").split("?")[0].rstrip("/")
+    root = base.rsplit("/", 1)[0] if base.count("/") > 2 else base
+    return f"{root}/{page}?{urlencode(replace(view, **changes).to_query())}"
+
+
+def link(page: str, label: str, view: View, **changes: Any) -> None:
+    """A link to another page with this view, changed."""
+    query = replace(view, **changes).to_query()
+    st.page_link(f"pages/{page}.py", label=label, query_params=query)
