@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from mlmon.events.event import Event
 
-pytestmark = [pytest.mark.prometheus, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.prometheus, pytest.mark.slow, pytest.mark.timeout(300)]
 
 FAILING, CONFUSED, STALE, GRADED = "failing", "confused", "stale", "graded"
 QUIET, BUSY = "quiet", "busy"

@@ -85,6 +85,7 @@ def healthy(stack: ExitStack, folder: Path, broker: Any) -> tuple[Watch, str, st
 
 @pytest.mark.kafka
 @pytest.mark.prometheus
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_dead_kafka_is_one_page_about_the_pipeline(kafka_broker: Any, tmp_path: Path) -> None:
     """One sidecar has its hands full when the broker dies, the other has nothing to do."""
