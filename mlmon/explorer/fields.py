@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from mlmon.baseline.model import ScopeKey
 from mlmon.catalog import drift
@@ -13,6 +12,7 @@ from mlmon.catalog import drift
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import pandas as pd
     from numpy.typing import NDArray
 
     from mlmon.baseline.model import FieldReference
@@ -50,8 +50,8 @@ def ranking(
 ) -> pd.DataFrame:
     """Fields by what they carry, the most evidence first.
 
-    Columns: those of the series, monitor, field, effect, tolerance, evidence, threshold, times (how many times
-    the tolerance the effect is), n.
+    Columns: those of the series, monitor, field, effect, tolerance, evidence, threshold, times (how many
+    times the tolerance the effect is), n.
     """
     said = source.latest([drift.EVIDENCE.name, drift.EFFECT.name], bounds, where)
     if monitors:
@@ -111,16 +111,21 @@ def reference_of(
     return None if store is None else store.reference(key, segment, monitor, field)
 
 
-def beside(total: NDArray[np.float64], events: int, reference: FieldReference | None) -> Distribution:
-    """Shares by cell with their names, beside the baseline's; the rarest cells are pooled."""
+def beside(
+    total: NDArray[np.float64],
+    events: int,
+    reference: FieldReference | None,
+    most: int | None = _SHOWN_CELLS,
+) -> Distribution:
+    """Shares by cell with their names, beside the baseline's; the rarest beyond `most` cells are pooled."""
     shares = total / max(float(total.sum()), 1e-300)
     spec = None if reference is None else reference.spec
     held = np.zeros(0)
     if reference is not None and reference.sums.total.shape == total.shape:
         held = reference.sums.total / max(float(reference.sums.total.sum()), 1e-300)
     names = _names(spec.names if spec else (), spec.edges if spec else None, len(total))
-    if len(total) > _SHOWN_CELLS:
-        keep = np.sort(np.argsort(-np.maximum(shares, held if len(held) else 0))[: _SHOWN_CELLS - 1])
+    if most is not None and len(total) > most:
+        keep = np.sort(np.argsort(-np.maximum(shares, held if len(held) else 0))[: most - 1])
         rest = np.setdiff1d(np.arange(len(total)), keep)
         names = (*[names[index] for index in keep], f"{len(rest)} others")
         shares = np.append(shares[keep], shares[rest].sum())

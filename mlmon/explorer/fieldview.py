@@ -86,6 +86,6 @@ def _distribution(page: Page, monitor: str, field: str) -> None:
     if not shown.reference:
         empty(
             "No baseline to compare with.",
-            f"None of those given covers {'/'.join(key)}: `mlmon explore --baseline FILE`, or a configuration "
-            "with `[baseline] files` by `-c`.",
+            f"None of those given covers {'/'.join(key)}: `mlmon explore --baseline FILE`, or a "
+            "configuration with `[baseline] files` by `-c`.",
         )

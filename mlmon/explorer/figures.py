@@ -17,7 +17,18 @@ if TYPE_CHECKING:
 
     from mlmon.explorer.incident import Incident
 
-__all__ = ["DASHES", "PALETTE", "STATES", "Line", "bars", "lines", "placeholder", "styled", "timeline"]
+__all__ = [
+    "DASHES",
+    "PALETTE",
+    "STATES",
+    "Line",
+    "add_band",
+    "bars",
+    "lines",
+    "placeholder",
+    "styled",
+    "timeline",
+]
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#999999")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
@@ -101,6 +112,19 @@ def lines(
     return figure
 
 
+def add_band(figure: go.Figure, limits: tuple[float, float], mean: float, name: str) -> None:
+    """What is usual, as a band behind the lines, with its mean dotted."""
+    figure.add_hrect(
+        y0=limits[0], y1=limits[1], fillcolor="rgba(128,128,128,0.18)", line_width=0, layer="below"
+    )
+    figure.add_hline(
+        y=mean,
+        line={"color": "#999999", "dash": "dot", "width": 1},
+        annotation={"text": name, "font": {"size": 10}},
+        annotation_position="top left",
+    )
+
+
 def bars(
     groups: Sequence[tuple[str, Sequence[str], Sequence[float]]], title: str, axis: str, unit: str
 ) -> go.Figure:
@@ -123,7 +147,7 @@ def bars(
 
 
 def timeline(incident: Incident) -> go.Figure:
-    """A row for each reading that moved, from its first crossing to the end, coloured by what it is a sign of."""
+    """A row for each reading that moved, at its first crossing, coloured by what it is a sign of."""
     causes = list(dict.fromkeys(one.cause for one in incident.moved))
     figure = go.Figure()
     names = [f"{one.what}" + (f" ({one.scope})" if one.scope else "") for one in incident.moved]

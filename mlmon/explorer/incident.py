@@ -17,10 +17,9 @@ import pandas as pd
 from mlmon.catalog import drift, requests, slo
 from mlmon.drift.pager import PRECEDENCE
 from mlmon.explorer.overview import label, pages
-from mlmon.explorer.source import Bounds
 
 if TYPE_CHECKING:
-    from mlmon.explorer.source import HistorySource
+    from mlmon.explorer.source import Bounds, HistorySource
 
 __all__ = ["Incident", "Moved", "incident"]
 
@@ -175,7 +174,7 @@ def _fields(source: HistorySource, bounds: Bounds, own: dict[str, str]) -> list[
     effects = source.readings([drift.EFFECT.name], bounds, own)
     keys = ["version", "deployment", "segment", "monitor", "field"]
     crossed = evidence[evidence["value"] >= evidence["threshold"]]
-    by = {key: part for key, part in effects.groupby(keys, dropna=False)}
+    by = dict(iter(effects.groupby(keys, dropna=False)))
     found = []
     for key, part in crossed.groupby(keys, dropna=False):
         first = part.sort_values("time").iloc[0]
@@ -264,7 +263,8 @@ def _plain(
         found.append(
             Moved(
                 twice["time"].iloc[0], f"{str(metric).removeprefix('mlmon_').replace('_', ' ')} moved",
-                _PLAIN[str(metric)], centre, float(away["value"]), centre + reach, _scope(away), str(metric), "", "",
+                _PLAIN[str(metric)], centre, float(away["value"]), centre + reach, _scope(away), str(metric),
+                "", "",
             )
         )  # fmt: skip
     return found

@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 __all__ = ["to_html", "to_markdown"]
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem;color:#1b1f24;background:#fff}
-table{border-collapse:collapse;width:100%;font-size:14px}td,th{border-bottom:1px solid #d0d7de;padding:4px 8px;
-text-align:left}td.n{text-align:right;font-variant-numeric:tabular-nums}h1{font-size:1.5rem}h2{font-size:1.15rem}
+body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem;color:#1b1f24;
+background:#fff}table{border-collapse:collapse;width:100%;font-size:14px}td,th{padding:4px 8px;
+border-bottom:1px solid #d0d7de;text-align:left}td.n{text-align:right;font-variant-numeric:tabular-nums}
+h1{font-size:1.5rem}h2{font-size:1.15rem}
 @media(prefers-color-scheme:dark){body{color:#e6edf3;background:#0d1117}td,th{border-color:#30363d}}
 """
 

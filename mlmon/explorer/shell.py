@@ -1,39 +1,49 @@
-"""What every page shares: the source, the view in the address and the sidebar, caching, charts, empty states."""
+"""What pages share: the source, the view in the address and the sidebar, caching, charts, empty states."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 import streamlit as st
 
 from mlmon.baseline.store import BaselineStore
-from mlmon.errors import BaselineError, HistoryError
+from mlmon.config import load_config
+from mlmon.errors import BaselineError, ConfigError, HistoryError
 from mlmon.explorer.source import Bounds, HistorySource
-from mlmon.explorer.view import SPANS, View, moment_text, read_query
+from mlmon.explorer.view import SPANS, moment_text, read_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import plotly.graph_objects as go
 
+    from mlmon.config import Config
+    from mlmon.explorer.view import View
+
 __all__ = [
     "BASELINES",
     "CONFIG",
     "HISTORY",
+    "SHOW_TEXT",
+    "TEXTS",
     "Page",
     "address",
     "baselines",
     "begin",
     "chart",
+    "configuration",
     "empty",
     "link",
 ]
 
 #: How `mlmon explore` tells the app where things are.
 HISTORY, BASELINES, CONFIG = "MLMON_EXPLORE_HISTORY", "MLMON_EXPLORE_BASELINES", "MLMON_EXPLORE_CONFIG"
+#: Where short-lived texts are, and whether they may be shown; both must be given.
+TEXTS, SHOW_TEXT = "MLMON_EXPLORE_TEXTS", "MLMON_EXPLORE_SHOW_TEXT"
 _ALL = "all"
 _FILTERS = ("service", "model", "version", "deployment", "segment")
 
@@ -58,7 +68,7 @@ class Page:
         """Columns and the values they must have."""
         return self.view.filters()
 
-    def remember(self, **changes: str) -> None:
+    def remember(self, **changes: Any) -> None:
         """Write what was chosen on the page into the address."""
         self.view = replace(self.view, **changes)
         st.query_params.from_dict(self.view.to_query())
@@ -68,6 +78,12 @@ class Page:
         key = f"{function.__module__}.{function.__qualname__}"
         where = tuple(sorted(self.where.items()))
         return _cached(self.source, function, (self._version, key, self.bounds, where, args))
+
+    def computed(self, function: Callable[..., Any], key: tuple[Any, ...], *args: Any) -> Any:
+        """`function(*args)`, computed once for each state of files, view and `key`, which names `args`."""
+        name = f"{function.__module__}.{function.__qualname__}"
+        where = tuple(sorted(self.where.items()))
+        return _computed(function, args, (self._version, name, self.bounds, where, key))
 
 
 @st.cache_resource(show_spinner=False)
@@ -79,6 +95,12 @@ def _source(directory: str) -> HistorySource:
 def _cached(_source: HistorySource, _function: Callable[..., Any], key: tuple[Any, ...]) -> Any:
     _, _, bounds, where, args = key
     return _function(_source, bounds, dict(where), *args)
+
+
+@st.cache_data(show_spinner="computing", max_entries=64, ttl=3600)
+def _computed(_function: Callable[..., Any], _args: tuple[Any, ...], key: tuple[Any, ...]) -> Any:
+    del key  # only keys the cache
+    return _function(*_args)
 
 
 def begin(title: str, what: str) -> Page | None:
@@ -95,7 +117,8 @@ def begin(title: str, what: str) -> Page | None:
         empty(
             f"The history in {source.directory} is empty.",
             "Windows are written when they close. Is the sidecar running with [history] enabled, and is this "
-            "its directory? `mlmon history show` says what is there; `mlmon explore --history DIR` opens another.",
+            "its directory? `mlmon history show` says what is there; `mlmon explore --history DIR` opens "
+            "another.",
         )
         return None
     view = _sidebar(source, found.view, newest)
@@ -114,7 +137,7 @@ def _sidebar(source: HistorySource, view: View, newest: int) -> View:
     start, end = view.bounds(newest)
     bounds = Bounds(start, end + 1)
     with st.sidebar:
-        chosen = {name: _choice(source, name, view, bounds) for name in _FILTERS}
+        chosen: dict[str, Any] = {name: _choice(source, name, view, bounds) for name in _FILTERS}
         if view.start_us is not None:
             st.caption(f"from {moment_text(start)} to {moment_text(end)}")
             if st.button("newest windows", help="Leave this stretch of time for the newest windows."):
@@ -162,6 +185,24 @@ def baselines() -> BaselineStore | None:
 @st.cache_resource(show_spinner="reading the baseline")
 def _baselines(paths: tuple[str, ...]) -> BaselineStore:
     return BaselineStore.load(paths)
+
+
+def configuration() -> Config | None:
+    """The configuration that was given; None without one, or where it cannot be read, which is said."""
+    path = os.environ.get(CONFIG, "")
+    if not path:
+        return None
+    try:
+        return _configuration(path, Path(path).stat().st_mtime_ns)
+    except (ConfigError, OSError) as error:
+        st.warning(str(error), icon=":material/broken_image:")
+        return None
+
+
+@st.cache_resource(show_spinner=False, max_entries=4)
+def _configuration(path: str, changed: int) -> Config:
+    del changed  # only keys the cache
+    return load_config(path)
 
 
 def chart(figure: go.Figure, key: str, **more: Any) -> Any:

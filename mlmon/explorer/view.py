@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["SPANS", "Read", "View", "moment_text", "read_query"]
+__all__ = ["SPANS", "Read", "View", "moment_text", "moment_us", "read_query"]
 
 #: Stretches of time to choose from, by the name that stands in the address; seconds.
 SPANS: Mapping[str, int] = {
@@ -20,7 +20,26 @@ SPANS: Mapping[str, int] = {
     "7d": 604_800,
     "30d": 2_592_000,
 }
-_TEXTS = ("service", "model", "version", "deployment", "segment", "monitor", "field", "alert")
+_TEXTS = (
+    "service",
+    "model",
+    "version",
+    "deployment",
+    "segment",
+    "monitor",
+    "field",
+    "alert",
+    "show",
+    "other_version",
+    "other_deployment",
+    "other_segment",
+    "other_from",
+    "other_to",
+    "budget",
+    "window",
+    "tolerance",
+    "sampling",
+)
 _LONGEST = 256
 
 
@@ -37,6 +56,16 @@ class View:
         monitor: whose field is looked at.
         field: the field.
         alert: the alert that led here.
+        show: how the page shows it, in the page's own words.
+        other_version: with what it is compared; likewise the next four, texts as in an address.
+        other_deployment: likewise.
+        other_segment: likewise.
+        other_from: first moment; empty: the same time.
+        other_to: last moment.
+        budget: what is tried out: false pages a month.
+        window: seconds.
+        tolerance: standard deviations.
+        sampling: as a share of the baseline's.
         span: a key of `SPANS`: how long before `end_us`.
         start_us: first moment, µs since 1970; None: `span` before the end.
         end_us: last moment, µs; None: the newest window there is.
@@ -50,6 +79,16 @@ class View:
     monitor: str = ""
     field: str = ""
     alert: str = ""
+    show: str = ""
+    other_version: str = ""
+    other_deployment: str = ""
+    other_segment: str = ""
+    other_from: str = ""
+    other_to: str = ""
+    budget: str = ""
+    window: str = ""
+    tolerance: str = ""
+    sampling: str = ""
     span: str = "24h"
     start_us: int | None = None
     end_us: int | None = None
@@ -128,10 +167,22 @@ def moment_text(time_us: int) -> str:
 def _moment(name: str, text: str | None, complaints: list[str]) -> int | None:
     if not text:
         return None
+    moment = moment_us(text)
+    if moment is None:
+        complaints.append(f"{name}: expected a time such as 2026-01-31T12:30:00Z; got {text[:40]!r}")
+    return moment
+
+
+def moment_us(text: str) -> int | None:
+    """A moment, µs since 1970; one without a time zone is in UTC. None for what is no time.
+
+    Example:
+        >>> moment_us("1970-01-01T00:00:01"), moment_us("yesterday")
+        (1000000, None)
+    """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        complaints.append(f"{name}: expected a time such as 2026-01-31T12:30:00Z; got {text[:40]!r}")
         return None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)

@@ -1,4 +1,4 @@
-"""Incident: everything that moved, in the order in which it did, with the likely root cause and a draft to keep."""
+"""Incident: everything that moved, in the order in which it did, the likely root cause, a draft to keep."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ def draw() -> None:
     if not found.moved:
         empty(
             f"Nothing of {found.service} / {found.model} left its bounds in this time.",
-            "Look at a longer time, or at the time before: an incident needs some windows before it to compare.",
+            "Look at a longer time, or at the time before: an incident needs some windows before it to "
+            "compare.",
         )
         return
     chart(timeline(found), "timeline")

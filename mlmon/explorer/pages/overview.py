@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import streamlit as st
 
 from mlmon.explorer import overview
 from mlmon.explorer.figures import Line, lines
-from mlmon.explorer.shell import Page, begin, chart, empty, link
+from mlmon.explorer.shell import begin, chart, empty, link
+
+if TYPE_CHECKING:
+    from mlmon.explorer.shell import Page
 
 _ICONS = {"ok": ":material/check_circle:", "alarm": ":material/error:", "no data": ":material/help:"}
+_STATES = ("alarm", "ok", "insufficient data", "insufficient reference")
 _BADGES = {"ok": "green", "alarm": "red", "no data": "gray"}
 
 
@@ -74,7 +80,8 @@ def _pager(page: Page) -> None:
     if frame.empty:
         empty(
             "No drift is judged here.",
-            "Make a baseline (`mlmon baseline build`) and name it in `[baseline] files` of the configuration.",
+            "Make a baseline (`mlmon baseline build`) and name it in `[baseline] files` of the "
+            "configuration.",
         )
         return
     series = [
@@ -148,12 +155,12 @@ def _detectors(page: Page) -> None:
         aggfunc="sum",
         fill_value=0,
     )
-    order = [name for name in ("alarm", "ok", "insufficient data", "insufficient reference") if name in table]
+    order = [name for name in _STATES if name in table]
     shown = table[order].reset_index().sort_values(order[0], ascending=False)
     st.dataframe(shown.replace({"segment": {"": "all"}}), hide_index=True)
     st.caption(
-        "Fields by state. *Insufficient reference*: no baseline, or too few events in it, for that version or "
-        "segment; it is never an alarm."
+        "Fields by state. *Insufficient reference*: no baseline, or too few events in it, for that version "
+        "or segment; it is never an alarm."
     )
 
 
