@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMANDS"]
 
 _LOOPBACK = ("localhost",)
+_KEEP_ALIVE_SECONDS = 75
 #: Options that stand in a table below [server].
 _TABLES = {
     "device": "loading",
@@ -124,8 +125,11 @@ def _run(config: ServerConfig) -> None:
         import uvicorn
     except ModuleNotFoundError as error:
         raise MissingExtraError(error.name or "uvicorn", "server") from None
+    from prometheus_client import disable_created_metrics
+
     from mlmon.server.app import build_server
 
+    disable_created_metrics()  # type: ignore[no-untyped-call]
     with _listening(config) as listener:
         server = build_server(_loaded(config), config)
         host, port = listener.getsockname()[:2]
@@ -194,6 +198,9 @@ def _uvicorn(config: ServerConfig, app: Any, make: Callable[..., Any]) -> Any:
         server_header=False,
         lifespan="on",
         backlog=4096,
+        # longer than clients and balancers keep idle connections: where the server closes one first, a
+        # request that is on its way is lost
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=round(config.shutdown_seconds) + 5,
         **settings,
     )

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-
-import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
 from typing import TYPE_CHECKING
 
-from server_kit import KINDS, Made, make
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+# small models are faster without a second thread, and much faster beside other tests
+torch.set_num_threads(1)
+
+from server_kit import KINDS, make
 
 if TYPE_CHECKING:
+    from server_kit import Made
+
     from mlmon.server.model import LoadedModel
 
 

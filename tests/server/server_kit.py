@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
 import socket
 import threading
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from mlmon.server.app import Server
     from mlmon.server.model import LoadedModel
     from mlmon.server.work.halving import Landing, Model
-    from mlmon.server.work.pieces import Piece, Seen
+    from mlmon.server.work.pieces import Piece
 
 LONGEST = 40
 KINDS = ("bert", "roberta", "distilbert")
@@ -90,7 +89,7 @@ def make(kind: str, directory: Path) -> Made:
 
 
 def _word_piece() -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 - no password
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
@@ -105,7 +104,7 @@ def _word_piece() -> Tokenizer:
 
 
 def _byte_level() -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))
+    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))  # noqa: S106 - no password
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
@@ -201,7 +200,7 @@ def ask(made: LoadedModel, *requests: tuple[str, Any], **tables: Any) -> list[ht
 
 
 def read_metrics(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
-    """Samples by name and values of their labels."""
+    """Samples by name and the values of their labels, in the order of the labels' names."""
     return {
         (sample.name, tuple(sample.labels.values())): sample.value
         for family in text_string_to_metric_families(text)
@@ -253,34 +252,48 @@ class Narrow:
         self.freed += 1
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for a condition; fail when it takes 20 s."""
-    deadline = time.monotonic() + 20
+class Faulty:
+    """A real model that raises on a sign."""
+
+    depth = 1
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self.error: Exception | None = None
+        self.only = 0
+
+    def begin(self, pieces: Sequence[Piece]) -> Landing:
+        if self.error is not None and (not self.only or any(p.tokens == self.only for p in pieces)):
+            raise self.error
+        return self._model.begin(pieces)
+
+    def free(self) -> None:
+        raise AssertionError("memory did not run out")
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for a condition; fail when it takes too long."""
+    deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
 @contextlib.contextmanager
-def listening(server: Server, **settings: Any) -> Iterator[str]:
+def listening(server: Server, config: uvicorn.Config | None = None) -> Iterator[str]:
     """A real uvicorn in a thread, on a port of its own."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-        config = uvicorn.Config(server.app, log_config=None, access_log=False, **settings)
+        config = config or uvicorn.Config(server.app, log_config=None, access_log=False)
         running = uvicorn.Server(config)
         thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
         thread.start()
         until(lambda: running.started or not thread.is_alive())
         assert running.started
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield f"{'https' if config.is_ssl else 'http'}://127.0.0.1:{port}"
         finally:
             running.should_exit = True
             thread.join(30)
             assert not thread.is_alive()
-
-
-def windows_of(values: Sequence[Any], size: int, step: int) -> list[list[Any]]:
-    """Plain windows, for oracles."""
-    return [list(values[at : at + size]) for at in itertools.count(0, step) if at < len(values)]

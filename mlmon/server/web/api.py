@@ -49,6 +49,8 @@ def make_api(serving: Serving, info: ModelInfo, budgets: Budgets, lifespan: Call
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
+        # newer versions trace requests themselves; `tracing` does, with the parts that only this server knows
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     for post in POSTS:
         names = (post.path.replace(":path", ""), post.task)

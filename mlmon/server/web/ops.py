@@ -45,7 +45,7 @@ def info(serving: Serving, model: ModelInfo, budgets: Budgets) -> Response:
             server={
                 "mlmon": __version__,
                 "python": platform.python_version(),
-                "torch": torch.__version__,
+                "torch": str(torch.__version__),
                 "transformers": transformers.__version__,
             },
         )
