@@ -49,7 +49,12 @@ OBJECTIVES = (
         JudgedVersion(0.75, "latency", 1.0, at(START_US - 5 * DAY)),
         JudgedVersion(0.5, "latency", 0.5, at(CHANGE_US)),
     ),
-    objective("right", JudgedVersion(0.75, "accuracy"), delay=7200),
+    objective(
+        "right",
+        JudgedVersion(0.75, "accuracy"),
+        JudgedVersion(0.875, "accuracy", None, at(CHANGE_US)),
+        delay=7200,
+    ),
     objective("masks", JudgedVersion(0.5, "masked-accuracy"), delay=3600),
 )
 JUDGING = Judging(OBJECTIVES)
@@ -206,6 +211,9 @@ def test_the_version_at_the_time_of_the_request_judges_though_the_label_comes_la
     failed = [{"event_time": time, "status": "error"} for time in (CHANGE_US - 1, CHANGE_US)]
     bad = [summed([row]).cells.sums[0, 3] for row in failed]
     assert bad == [0.5, 1.0], "a budget of 1/4 in the currency of a budget of 1/8"
+    told = {"event_time": START_US, "label": "yes", "prediction": "no"}
+    asked = [{**told, "request_time": time} for time in (CHANGE_US - 1, CHANGE_US)]
+    assert [summed([row]).cells.sums[0, 3] for row in asked] == [0.5, 1.0]
     never = {"event_time": START_US - 6 * DAY, "latency_seconds": 0.75}
     assert summed([never]).totals[PLACES["fast"]].sum() == 0
 
