@@ -79,8 +79,9 @@ def wilson_lower(
         Newcombe, Two-sided confidence intervals for the single proportion, Statistics in Medicine 17 (1998).
 
     Example:
-        >>> wilson_lower(np.array([0.1, 0.0]), np.array([20.0, 20.0]), np.array([0.95,
-        0.95])).round(4).tolist() [0.0216, 0.0]
+        >>> shares, events = np.array([0.1, 0.0]), np.array([20.0, 20.0])
+        >>> wilson_lower(shares, events, np.array([0.95, 0.95])).round(4).tolist()
+        [0.0216, 0.0]
     """
     levels, place = np.unique(confidence, return_inverse=True)
     squares = np.array([NormalDist().inv_cdf(level) ** 2 for level in levels.tolist()])
