@@ -20,6 +20,7 @@ from mlmon.cli.baseline import COMMANDS as BASELINE
 from mlmon.cli.canary import COMMANDS as CANARY
 from mlmon.cli.data import COMMANDS as DATA
 from mlmon.cli.demo import COMMANDS as DEMO
+from mlmon.cli.explore import COMMANDS as EXPLORE
 from mlmon.cli.grafana import COMMANDS as GRAFANA
 from mlmon.cli.history import COMMANDS as HISTORY
 from mlmon.cli.labels import COMMANDS as LABELS
@@ -56,7 +57,7 @@ def cli() -> None:
 
 
 _COMMANDS = (*RUN, *STATUS, *BASELINE, *DATA, *LABELS, *HISTORY, *DEMO, *REPORT, *SIMULATE, *SERVE)
-for command in (*_COMMANDS, *CANARY, *SHADOW, *GRAFANA, *RELEASE, *RENDER):
+for command in (*_COMMANDS, *CANARY, *EXPLORE, *SHADOW, *GRAFANA, *RELEASE, *RENDER):
     cli.add_command(command)
 
 

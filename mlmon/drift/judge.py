@@ -35,6 +35,8 @@ __all__ = ["FieldTable", "Judge", "References"]
 _PAGED = "stable"
 #: Bursts that a series needs to be judged: as many independent events as a mean of scalars needs.
 _BURSTS = 100
+#: Readings that tell what should serve and what does; their labels begin with service, model, deployment.
+_VERSIONS = (catalog.VERSION_MISMATCH_RATIO, catalog.EXPECTED_VERSION, catalog.VERSION_TRAFFIC)
 #: A series without events for this long no longer counts: 24 hours of event time.
 _FORGET_US = 86_400 * 1_000_000
 #: Share of the budget that all segments together have; the series over all segments have the rest.
@@ -281,11 +283,32 @@ def _unjudged(pool: Pool, judged: Sequence[Judged]) -> Counter[str]:
 
 
 def _wrong_versions(readings: Iterable[Reading]) -> set[GroupKey]:
-    """Groups of which some stable traffic was on a version that is not the declared one."""
-    return {
-        GroupKey(reading.labels[0], reading.labels[1])
-        for reading in readings
-        if reading.metric is catalog.VERSION_MISMATCH_RATIO
-        and reading.labels[2] == _PAGED
-        and reading.value > 0
-    }
+    """Groups of which some stable traffic was on a version that is not the declared one.
+
+    Another tokenizer under the declared model is none: it shows in the tokenizer's own fields, which say so.
+    """
+    expected: dict[GroupKey, tuple[str, ...]] = {}
+    served: defaultdict[GroupKey, set[tuple[str, ...]]] = defaultdict(set)
+    wrong = set()
+    for reading in readings:
+        if reading.metric not in _VERSIONS or reading.labels[2] != _PAGED:
+            continue
+        key = GroupKey(reading.labels[0], reading.labels[1])
+        if reading.metric is catalog.EXPECTED_VERSION:
+            expected[key] = reading.labels[3:]
+        elif reading.metric is catalog.VERSION_TRAFFIC:
+            served[key].add(reading.labels[3:])
+        elif reading.value > 0:
+            wrong.add(key)
+    return {key for key in wrong if not _only_tokenizer(expected.get(key, ()), served[key])}
+
+
+def _only_tokenizer(expected: Sequence[str], served: Iterable[Sequence[str]]) -> bool:
+    """Whether everything that serves differs from what is expected in parts of the tokenizer at most.
+
+    Args:
+        expected: model version, model digest, tokenizer version, tokenizer digest; empty where anything may.
+        served: the same of all that serves; empty where the event does not say, "other" beyond the cap.
+    """
+    model = [(want, parts[index]) for parts in served for index, want in enumerate(expected[:2])]
+    return bool(model) and all(not want or not got or want == got for want, got in model)
