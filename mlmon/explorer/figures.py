@@ -102,12 +102,17 @@ def lines(
         )
     for moment, word in marks:
         figure.add_vline(x=moment, line={"color": "#999999", "dash": "dot", "width": 1})
-        figure.add_annotation(x=moment, y=1.02, yref="paper", text=word, showarrow=False, font={"size": 10})
+        figure.add_annotation(
+            x=moment, y=1.0, yref="paper", yanchor="bottom", text=word, showarrow=False, font={"size": 10}
+        )
     if len(shown) > _MOST_LINES:
         title = f"{title} (first {_MOST_LINES} of {len(shown)})"
     styled(figure, title, unit)
     figure.update_xaxes(title={"text": "time, UTC"})
     if log:
+        # evidence of 0 has no place on a logarithmic axis; 0.01 is as good as none
+        for trace in figure.data:
+            trace.y = [max(value, 0.01) for value in trace.y]
         figure.update_yaxes(type="log", rangemode="normal")
     return figure
 
@@ -165,14 +170,19 @@ def timeline(incident: Incident) -> go.Figure:
                 hovertemplate="%{y}<br>%{x|%Y-%m-%d %H:%M}<extra></extra>",
             )
         )
-    for moment, word in ((incident.began, "first sign"), (incident.paged, "page"), (incident.ended, "ended")):
+    began = "first sign, page" if incident.began == incident.paged else "first sign"
+    paged = None if incident.began == incident.paged else incident.paged
+    for moment, word in ((incident.began, began), (paged, "page"), (incident.ended, "ended")):
         if moment is not None:
             figure.add_vline(x=moment, line={"color": "#999999", "dash": "dot", "width": 1})
             figure.add_annotation(
                 x=moment, y=1.0, yref="paper", yanchor="bottom", text=word, showarrow=False, font={"size": 10}
             )
     styled(figure, "Order of events", "", height=140 + 34 * len(names))
-    figure.update_layout(hovermode="closest", margin={**_MARGIN, "l": 16})
+    figure.update_layout(
+        hovermode="closest", margin={**_MARGIN, "l": 16}, legend={"y": 1.0, "yanchor": "bottom"}
+    )
+    figure.update_layout(legend={"x": 1, "xanchor": "right"}, title={"y": 0.98})
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], automargin=True, rangemode="normal")
     figure.update_xaxes(title={"text": "time, UTC"})
     return figure

@@ -107,8 +107,8 @@ def incident(source: HistorySource, bounds: Bounds, where: dict[str, str]) -> In
     service, model = _whose(source, bounds, where, told)
     if not service:
         return None
-    own = {"service": service, **({"model": model} if model else {})}
-    mine = told[(told["service"] == service) & ((told["model"] == model) | (not model))]
+    own = {"service": service, "model": model}
+    mine = told[(told["service"] == service) & (told["model"] == model)]
     page = mine.iloc[0] if len(mine) else None
     split = None if page is None else page["opened"]
     found = [
@@ -136,15 +136,18 @@ def incident(source: HistorySource, bounds: Bounds, where: dict[str, str]) -> In
 def _whose(
     source: HistorySource, bounds: Bounds, where: dict[str, str], told: pd.DataFrame
 ) -> tuple[str, str]:
-    if "service" in where:
-        return where["service"], where.get("model", "")
+    """Service and model to look at: what is asked for; else what paged last; else what has most readings."""
+    if "service" in where and "model" in where:
+        return where["service"], where["model"]
     if len(told):
         return str(told.iloc[0]["service"]), str(told.iloc[0]["model"])
+    condition = "and service = ? " if "service" in where else ""
     counts = source.query(
         "readings",
         "select service, model, count(*) as n from rows where service is not null and model is not null "
-        "group by all order by n desc, all limit 1",
+        f"{condition}group by all order by n desc, all limit 1",
         bounds,
+        [where["service"]] if condition else [],
     )
     return (str(counts["service"].iloc[0]), str(counts["model"].iloc[0])) if len(counts) else ("", "")
 

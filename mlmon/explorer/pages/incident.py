@@ -52,7 +52,7 @@ def draw() -> None:
 
 def _verdict(page: Page, found: Incident) -> None:
     columns = st.columns(4)
-    columns[0].metric("service / model", f"{found.service} / {found.model}")
+    columns[0].metric("service", found.service, help=f"model {found.model}")
     columns[1].metric("likely root cause", found.cause or "none", help=found.why or None)
     columns[2].metric("first sign, UTC", "-" if found.began is None else f"{found.began:%m-%d %H:%M}")
     delay = found.detection_seconds
