@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -25,6 +26,8 @@ _APP = Path(__file__).parents[1] / "explorer" / "app.py"
 )
 @click.option("--history", metavar="DIR", help="The history to look into; default mlmon-data/history.")
 @click.option("--baseline", "baselines", multiple=True, metavar="FILE", help="Baselines beside it.")
+@click.option("--texts", metavar="DIR", help="A mirror's directory, whose texts selected events have.")
+@click.option("--show-text", is_flag=True, help="Show those texts to whoever opens it.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
     "--port", default=8501, show_default=True, type=click.IntRange(0, 65_535), help="Of the explorer."
@@ -34,9 +37,7 @@ def explore(
     config_path: str | None,
     history: str | None,
     baselines: tuple[str, ...],
-    host: str,
-    port: int,
-    browser: bool,
+    **options: Any,
 ) -> int:
     """Look into drift: from a page to its cause, over the history that the sidecar keeps.
 
@@ -46,6 +47,11 @@ def explore(
     for package in ("streamlit", "plotly", "duckdb", "pandas"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package, "explorer")
+    host, port = options["host"], options["port"]
+    if bool(options["texts"]) != options["show_text"]:
+        raise ConfigError(
+            "texts are shown where both --texts DIR and --show-text are given; got one of them alone"
+        )
     if not is_loopback(host):
         click.echo(
             f"warning: whoever reaches {host} sees the history; set up a login ([auth] in "
@@ -66,18 +72,20 @@ def explore(
             )
     environment["MLMON_EXPLORE_HISTORY"] = str(directory)
     environment["MLMON_EXPLORE_BASELINES"] = os.pathsep.join(str(Path(path).absolute()) for path in baselines)
+    environment["MLMON_EXPLORE_TEXTS"] = str(Path(options["texts"]).absolute()) if options["texts"] else ""
+    environment["MLMON_EXPLORE_SHOW_TEXT"] = "1" if options["show_text"] else ""
     click.echo(f"the history in {directory}: http://{host}:{port}", err=True)
-    options = {
+    settings = {
         "server.address": host,
         "server.port": str(port),
-        "server.headless": "false" if browser else "true",
+        "server.headless": "false" if options["browser"] else "true",
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "viewer",
         "theme.primaryColor": "#0072B2",
     }
     command = [sys.executable, "-m", "streamlit", "run", str(_APP)]
-    for name, value in options.items():
+    for name, value in settings.items():
         command += [f"--{name}", value]
     return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own app
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import streamlit as st
 
-st.set_page_config(page_title="mlmon", page_icon=":material/troubleshoot:", layout="wide")
-
 
 def run() -> None:
     """Draw the page that the address names."""
+    st.set_page_config(page_title="mlmon", page_icon=":material/troubleshoot:", layout="wide")
     pages = [
         st.Page("pages/overview.py", title="Overview", icon=":material/dashboard:", default=True),
         st.Page("pages/incident.py", title="Incident", icon=":material/emergency:"),
@@ -32,4 +31,5 @@ def _refresh() -> None:
     st.session_state["mlmon_drawn"] = True
 
 
-run()
+if __name__ == "__main__":
+    run()

@@ -15,11 +15,20 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from mlmon.baseline.model import FieldReference
+    from mlmon.baseline.model import FieldReference, FieldSpec
     from mlmon.baseline.store import BaselineStore
     from mlmon.explorer.source import Bounds, HistorySource
 
-__all__ = ["Distribution", "beside", "distribution", "over_time", "ranking", "reference_of", "segments"]
+__all__ = [
+    "Distribution",
+    "beside",
+    "distribution",
+    "over_time",
+    "ranking",
+    "reference_of",
+    "segments",
+    "side_by_side",
+]
 
 _KEYS = ["service", "model", "version", "deployment", "segment", "monitor", "field"]
 _SERIES = _KEYS[:5]
@@ -118,11 +127,30 @@ def beside(
     most: int | None = _SHOWN_CELLS,
 ) -> Distribution:
     """Shares by cell with their names, beside the baseline's; the rarest beyond `most` cells are pooled."""
+    if reference is None:
+        return side_by_side((total, events), (np.zeros(0), 0), None, most)
+    return side_by_side((total, events), (reference.sums.total, int(reference.sums.n)), reference.spec, most)
+
+
+def side_by_side(
+    one: tuple[NDArray[np.float64], int],
+    other: tuple[NDArray[np.float64], int],
+    spec: FieldSpec | None,
+    most: int | None = _SHOWN_CELLS,
+) -> Distribution:
+    """Two distributions over the same cells, as shares.
+
+    Args:
+        one: Σw by cell and sampled events.
+        other: likewise; of another number of cells, it is left out.
+        spec: of the field, for names of cells.
+        most: cells that are shown; the rarest others are pooled.
+    """
+    total, events = one
     shares = total / max(float(total.sum()), 1e-300)
-    spec = None if reference is None else reference.spec
     held = np.zeros(0)
-    if reference is not None and reference.sums.total.shape == total.shape:
-        held = reference.sums.total / max(float(reference.sums.total.sum()), 1e-300)
+    if other[0].shape == total.shape:
+        held = other[0] / max(float(other[0].sum()), 1e-300)
     names = _names(spec.names if spec else (), spec.edges if spec else None, len(total))
     if most is not None and len(total) > most:
         keep = np.sort(np.argsort(-np.maximum(shares, held if len(held) else 0))[: most - 1])
@@ -135,7 +163,7 @@ def beside(
         tuple(shares.tolist()),
         tuple(held.tolist()),
         events,
-        0 if reference is None else int(reference.sums.n),
+        other[1],
     )
 
 

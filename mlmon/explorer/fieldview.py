@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from mlmon.explorer.shell import Page
 
-__all__ = ["chosen_field", "field_view", "ranking_table"]
+__all__ = ["chosen_field", "field_charts", "field_view", "ranking_table"]
 
 
 def ranking_table(table: pd.DataFrame) -> None:
@@ -48,15 +48,25 @@ def chosen_field(page: Page, table: pd.DataFrame) -> tuple[str, str]:
     return monitor, field
 
 
+def field_charts(page: Page, monitor: str, field: str) -> bool:
+    """Effect and evidence over time, each with its limit. False, nothing drawn, where there is neither."""
+    rows = page.cached(fields.over_time, monitor, field)
+    if rows.empty:
+        return False
+    left, right = st.columns(2)
+    name = f"{monitor}/{field}"
+    with left:
+        figure = _line(rows, drift.EFFECT.name, "tolerance", f"{name}: effect", "effect")
+        chart(figure, f"effect-{field}")
+    with right:
+        figure = _line(rows, drift.EVIDENCE.name, "pages alone", f"{name}: evidence", "evidence", log=True)
+        chart(figure, f"evidence-{field}")
+    return True
+
+
 def field_view(page: Page, monitor: str, field: str) -> None:
     """Everything about one field."""
-    rows = page.cached(fields.over_time, monitor, field)
-    left, right = st.columns(2)
-    with left:
-        chart(_line(rows, drift.EFFECT.name, "tolerance", f"{monitor}/{field}: effect", "effect"), "effect")
-    with right:
-        title = f"{monitor}/{field}: evidence"
-        chart(_line(rows, drift.EVIDENCE.name, "pages alone", title, "evidence", log=True), "evidence")
+    field_charts(page, monitor, field)
     _distribution(page, monitor, field)
     st.subheader("Who carries it")
     ranking_table(page.cached(fields.segments, monitor, field))

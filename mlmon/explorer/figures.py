@@ -13,7 +13,9 @@ import plotly.graph_objects as go
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     import pandas as pd
+    from numpy.typing import NDArray
 
     from mlmon.explorer.incident import Incident
 
@@ -22,10 +24,12 @@ __all__ = [
     "PALETTE",
     "STATES",
     "Line",
+    "Points",
     "add_band",
     "bars",
     "lines",
     "placeholder",
+    "scatter",
     "styled",
     "timeline",
 ]
@@ -185,6 +189,55 @@ def timeline(incident: Incident) -> go.Figure:
     figure.update_layout(legend={"x": 1, "xanchor": "right"}, title={"y": 0.98})
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], automargin=True, rangemode="normal")
     figure.update_xaxes(title={"text": "time, UTC"})
+    return figure
+
+
+class Points(NamedTuple):
+    """Points of one colour: a name, places of shape (n, 2), for each the row it stands for and a word."""
+
+    name: str
+    places: NDArray[np.float64]
+    rows: Sequence[int]
+    words: Sequence[str]
+
+
+def scatter(
+    now: Sequence[Points], baseline: NDArray[np.float64], title: str, axes: tuple[str, str]
+) -> go.Figure:
+    """Points in two dimensions before those of the baseline, which are grey.
+
+    Groups differ by symbol as well as colour; `customdata` of a point is its row, and the baseline has none.
+    """
+    figure = go.Figure()
+    if len(baseline):
+        figure.add_trace(
+            go.Scattergl(
+                x=baseline[:, 0],
+                y=baseline[:, 1],
+                mode="markers",
+                name=f"baseline ({len(baseline):,})",
+                marker={"color": "#999999", "size": 5, "opacity": 0.35, "symbol": "circle-open"},
+                hoverinfo="skip",
+            )
+        )
+    for index, group in enumerate(now):
+        style = {"color": PALETTE[index % len(PALETTE)], "symbol": _SYMBOLS[index % len(_SYMBOLS)]}
+        figure.add_trace(
+            go.Scattergl(
+                x=group.places[:, 0],
+                y=group.places[:, 1],
+                mode="markers",
+                name=f"{group.name} ({len(group.rows):,})",
+                customdata=list(group.rows),
+                text=list(group.words),
+                marker={**style, "size": 6, "opacity": 0.75},
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+    styled(figure, title, axes[1], height=560)
+    figure.update_layout(dragmode="lasso", legend={"y": -0.14})
+    figure.update_xaxes(title={"text": axes[0]})
+    figure.update_yaxes(rangemode="normal")
     return figure
 
 

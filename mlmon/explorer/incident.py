@@ -144,8 +144,9 @@ def _whose(
     condition = "and service = ? " if "service" in where else ""
     counts = source.query(
         "readings",
-        "select service, model, count(*) as n from rows where service is not null and model is not null "
-        f"{condition}group by all order by n desc, all limit 1",
+        "select service, model, count(*) as n from rows "  # noqa: S608 - words of ours, the value is bound
+        "where service is not null and model is not null "
+        f"{condition}group by all order by n desc, service, model limit 1",
         bounds,
         [where["service"]] if condition else [],
     )

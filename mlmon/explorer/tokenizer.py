@@ -1,4 +1,4 @@
-"""How texts fall into tokens: ratios over time beside what is usual by the baseline, and tokens that moved."""
+"""How texts fall into tokens: ratios over time beside those of the baseline, and the tokens that moved."""
 
 from __future__ import annotations
 

@@ -24,4 +24,5 @@ def draw() -> None:
     field_view(page, monitor, field)
 
 
-draw()
+if __name__ == "__main__":
+    draw()

@@ -129,4 +129,5 @@ def _exports(page: Page, found: Incident, figures: list[go.Figure]) -> None:
     )
 
 
-draw()
+if __name__ == "__main__":
+    draw()

@@ -164,4 +164,5 @@ def _detectors(page: Page) -> None:
     )
 
 
-draw()
+if __name__ == "__main__":
+    draw()

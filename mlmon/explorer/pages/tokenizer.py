@@ -108,4 +108,5 @@ def _token_ids(page: Page) -> None:
         )
 
 
-draw()
+if __name__ == "__main__":
+    draw()
