@@ -59,9 +59,6 @@ class MaskedCount:
 class Client(Protocol):
     """One server. Any number of threads may ask."""
 
-    #: Whether `masked` is the server's own.
-    scores: bool
-
     def ask(self, texts: Sequence[str], task: str, top_k: int) -> list[Answer]:
         """An answer to each text; raises ReplayError where there is none."""
         ...
@@ -104,8 +101,6 @@ def label_of(text: str) -> str:
 
 
 class _Base:
-    scores = False
-
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
 
@@ -129,8 +124,6 @@ class _HuggingFace(_Base):
 
 class _Mlmon(_Base):
     """`mlmon serve`: /fill-mask, /embed, /score."""
-
-    scores = True
 
     def ask(self, texts: Sequence[str], task: str, top_k: int) -> list[Answer]:
         if task == EMBEDDING:

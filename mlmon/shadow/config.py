@@ -124,12 +124,15 @@ class ShadowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
         int, msgspec.Meta(ge=1, le=100, description="Best answers that are asked for and compared.")
     ] = 5
     self_labels: Annotated[
-        bool,
+        Literal["none", "words", "tokens"],
         msgspec.Meta(
-            description="Whether a token of each text is masked too, and both servers asked for it. Needs "
-            "[shadow.production]; one more request to each."
+            description="What is masked of each text so that both servers can be asked for it; needs "
+            "[shadow.production], and one more request to each. words: a word, by a fill-mask request; also "
+            "gives the calibration error. tokens: several tokens, by the /score of mlmon serve on both "
+            "sides; "
+            "gives the exact loss."
         ),
-    ] = False
+    ] = "none"
     seed: Annotated[int, msgspec.Meta(ge=0, description="Of the choice which token is masked.")] = 0
     window_seconds: Annotated[
         float,
@@ -153,8 +156,10 @@ class ShadowConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     events: EventsConfig = EventsConfig()
 
     def __post_init__(self) -> None:
-        if self.self_labels and not self.production.url:
+        if self.self_labels != "none" and not self.production.url:
             raise ValueError("self_labels: expected [shadow.production] with a url, whose model is asked")
+        if self.self_labels == "tokens" and {self.reference.kind, self.production.kind} != {"mlmon"}:
+            raise ValueError('self_labels: "tokens" needs the kind mlmon on both sides; use "words"')
 
 
 class ShadowFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -57,7 +57,7 @@ class Evaluator:
             part = [records[place] for place in places]
             outcomes |= dict(zip(places, self._one_task(part, task), strict=True))
         found = [outcomes[place] for place in range(len(records))]
-        if self._config.self_labels and self._production is not None:
+        if self._config.self_labels != "none" and self._production is not None:
             found = self._self_labelled(found, self._production)
         return found
 
@@ -109,15 +109,14 @@ class Evaluator:
         pair = None
         if answer.embedding is not None and reference.embedding is not None:
             pair = (answer.embedding, reference.embedding)
-        confidence = answer.first.scores[0] if answer.first.scores else None
-        return Outcome(record, found, confidence=confidence, pair=pair)
+        return Outcome(record, found, pair=pair)
 
     def _self_labelled(self, outcomes: list[Outcome], production: Replay) -> list[Outcome]:
         places = [place for place, one in enumerate(outcomes) if one.comparison is not None]
         texts = [outcomes[place].record.text for place in places]
         servers = (("production", production), ("reference", self._reference))
         masked: dict[int, list[Masked]] = defaultdict(list)
-        own = all(server.scores for _, server in servers)
+        own = self._config.self_labels == "tokens"
         for name, server in servers:
             results = self._scored(server, texts) if own else self._recovered(server, texts)
             for place, result in zip(places, results, strict=True):

@@ -46,7 +46,10 @@ class Ranked:
 
         Scores are taken only where each label has one, a finite probability.
         """
-        places = list({label: place for place, label in reversed(list(enumerate(labels)))}.values())[::-1]
+        first: dict[str, int] = {}
+        for place, label in enumerate(labels):
+            first.setdefault(label, place)
+        places = list(first.values())
         known = len(scores) == len(labels) and all(0 <= score <= 1 + 1e-6 for score in scores)
         return Ranked(
             tuple(labels[place] for place in places),

@@ -30,14 +30,12 @@ class Replay:
 
     Attributes:
         name: of the server, in events and reports.
-        scores: whether the server masks tokens by itself.
     """
 
     def __init__(self, endpoint: EndpointConfig, client: Client | None = None) -> None:
         self._endpoint = endpoint
         self._client = client_for(endpoint) if client is None else client
         self._threads = ThreadPoolExecutor(endpoint.concurrency, "mlmon-shadow")
-        self.scores = self._client.scores
         model = f"{endpoint.model}/{endpoint.version}".rstrip("/")
         self.name = endpoint.name or model or endpoint.url.partition("://")[2]
 

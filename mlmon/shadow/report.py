@@ -79,8 +79,7 @@ class WindowReport(msgspec.Struct, frozen=True, kw_only=True):
         segments: agreement by segment, the largest first; the rest as `other`.
         cka: linear CKA of production's and the reference's embeddings.
         masked: self-labelled tokens of `production` and `reference`.
-        calibration: expected calibration errors: of production's first answers where `agreement` is right,
-            and of both servers' first answers to masked words.
+        calibration: expected calibration error of both servers' first answers to masked words.
         findings: what is surely below its target, in words.
     """
 
@@ -108,7 +107,6 @@ class Outcome:
     Attributes:
         record: the request.
         comparison: None where there is nothing to compare; `void` says why.
-        confidence: of production's first answer.
         masked: self-labels by server, with the first answer's probability where it is known.
         pair: embeddings of production and reference.
     """
@@ -116,7 +114,6 @@ class Outcome:
     record: MirrorRecord
     comparison: Comparison | None = None
     void: str = ""
-    confidence: float | None = None
     masked: tuple[tuple[str, MaskedCount, float | None], ...] = ()
     pair: tuple[np.ndarray[tuple[int], np.dtype[np.float64]], ...] | None = None
 
@@ -169,8 +166,6 @@ class WindowSums:
         if found.agreement is not None:
             for segment in _segments(outcome.record):
                 self._segment(segment).add(found.agreement, weight)
-            if outcome.confidence is not None:
-                self._predicted("agreement", outcome.confidence, right=found.agreement == 1)
         if outcome.pair is not None and len(self._pairs) < _MOST_PAIRS:
             self._pairs.append(outcome.pair)
 
@@ -209,7 +204,7 @@ class WindowSums:
             for place, value in enumerate((count.tokens, count.right, count.loss)):
                 sums[place] += value
             if confidence is not None:
-                self._predicted(f"masked_{server}", confidence, right=count.right == 1)
+                self._predicted(server, confidence, right=count.right == 1)
 
     def _means(self, names: tuple[str, ...]) -> dict[str, Mean]:
         return {
