@@ -15,7 +15,7 @@ BASE := $(VENV)/.installed-base
 DEV := $(VENV)/.installed-dev
 BENCHMARKS := $(filter-out benchmarks/_%,$(sort $(wildcard benchmarks/*.py)))
 
-.PHONY: help setup demo test check format bench docs render clean
+.PHONY: help setup demo test thirdparty check format bench docs render clean
 
 help: ## say what there is
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -43,6 +43,9 @@ demo: $(BASE) ## watch a small text service, and see what goes wrong with it bei
 test: $(DEV) ## run every test; installs what is missing where it may; ARGS="-k spool" goes to pytest
 	@.ci/setup-system
 	@.ci/test $(ARGS)
+
+thirdparty: $(DEV) ## test against another server (MLServer), which is installed below ~/.cache/mlmon; not in `test`
+	$(BIN)/python -m pytest -m thirdparty $(ARGS)
 
 check: $(DEV) ## format, lint, types, import contracts, generated files
 	$(BIN)/ruff format --check .

@@ -8,11 +8,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
 
 from mlmon.attach import Mirror, MirrorConfig, MirrorFiles, MirrorSpoolConfig
+from mlmon.burn.bounds import burns
 from mlmon.events.codecs.config import DecodeConfig
 from mlmon.events.codecs.decoder import Decoder
 from mlmon.events.event import Event
+from mlmon.monitors.slo import SloConfig, SloMonitor
 from mlmon.shadow.clients import client_for
 from mlmon.shadow.config import EndpointConfig, EventsConfig, MirrorPlace, ShadowConfig
 from mlmon.sources.spool import SpoolConfig, SpoolSource
@@ -143,3 +146,17 @@ class JsonServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(10)
+
+
+def burn_of(root: Path, objective: str) -> float:
+    """Lower bound of an objective's burn over all that is in the log, as the sidecar's pages test it."""
+    monitor = SloMonitor(SloConfig())
+    summary = monitor.summary()
+    for batch in logged_batches(root):
+        summary.update(batch)
+    for found, (good, bad) in summary.outcomes():
+        if found == objective:
+            budget = next(one.budget for one in monitor.judging.objectives if one.name == objective)
+            sums = np.array([*(good + bad), *bad[1:]])
+            return float(burns(sums, np.array(budget), np.array(0.95)).lower)
+    raise AssertionError(f"no events of {objective}")
