@@ -178,7 +178,7 @@ class HistorySource:
         )
         return self.query(table, text, bounds, values)
 
-    def query(self, table: str, text: str, bounds: Bounds, values: Sequence[str] = ()) -> pd.DataFrame:
+    def query(self, table: str, text: str, bounds: Bounds, values: Sequence[str | None] = ()) -> pd.DataFrame:
         """A query over `rows`: the rows of a table whose windows start within the bounds.
 
         Raises:
