@@ -1,4 +1,4 @@
-"""A history with something to explore, written by a real sidecar: an hour of a shop, of which the last part is bad.
+"""A history to explore, written by a real sidecar: an hour of a shop, of which the last part is bad.
 
 At `SHIFT_AT` refunds become most of the traffic, unknown tokens rise in German text, some requests fail and a
 tenth of the traffic is answered by a version that nobody declared.
@@ -6,8 +6,7 @@ tenth of the traffic is answered by a version that nobody declared.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import drift_kit
 import numpy as np
@@ -19,6 +18,9 @@ from mlmon.config import load_config
 from mlmon.events.batch import EventBatch
 from mlmon.events.encode import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, encode_batch
 from mlmon.sources.spool_writer import SpoolWriter, SpoolWriterConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 START = 1_760_000_040  # a whole minute
 WINDOW, WINDOWS, SHIFT_AT, PER_WINDOW = 60, 60, 36, 300
@@ -64,7 +66,8 @@ def write_history(folder: Path) -> Explored:
     save_baseline(drift_kit.reference().baselines[0], str(found.baseline))
     found.config.write_text(CONFIG.format(folder=folder))
     (folder / "versions.toml").write_text(
-        'version = 1\n[[expected]]\nservice = "shop"\nmodel = "intent"\nmodel_version = "1"\n', encoding="utf-8"
+        'version = 1\n[[expected]]\nservice = "shop"\nmodel = "intent"\nmodel_version = "1"\n',
+        encoding="utf-8",
     )
     writer = SpoolWriter(SpoolWriterConfig(directory=str(folder / "spool")))
     for value in _records():
