@@ -27,6 +27,7 @@ __all__ = [
     "Points",
     "add_band",
     "bars",
+    "duration_bars",
     "lines",
     "placeholder",
     "scatter",
@@ -152,6 +153,30 @@ def bars(
     styled(figure, title, unit)
     figure.update_layout(barmode="group", bargap=0.15)
     figure.update_xaxes(title={"text": axis}, type="category")
+    return figure
+
+
+def duration_bars(delays: pd.DataFrame, limit_seconds: int) -> go.Figure:
+    """How long each shift takes to be found; what is not found in time is a hatched bar to the limit."""
+    found = delays.dropna(subset=["median_seconds"])
+    missed = delays[delays["median_seconds"].isna()]
+    figure = go.Figure()
+    parts = (("found", found, found["median_seconds"] / 60, ""), ("not found", missed, None, "/"))
+    for index, (name, part, minutes, pattern) in enumerate(parts):
+        figure.add_trace(
+            go.Bar(
+                y=part["shift"],
+                x=[limit_seconds / 60] * len(part) if minutes is None else minutes,
+                orientation="h",
+                name=name,
+                marker={"color": PALETTE[0] if index == 0 else "#999999", "pattern": {"shape": pattern}},
+                hovertemplate="%{x:.4g} min" if minutes is not None else "not found by then",
+            )
+        )
+    styled(figure, "Median time until a shift pages", "", height=max(300, 90 + 30 * len(delays)))
+    figure.update_layout(hovermode="closest")
+    figure.update_xaxes(title={"text": "minutes"})
+    figure.update_yaxes(automargin=True, rangemode="normal", autorange="reversed")
     return figure
 
 

@@ -172,7 +172,10 @@ def _report(page: Page, left: Side, right: Side) -> None:
         st.caption("Evidently's own tests on a sample of events, beside ours. Made when asked for.")
         return
     st.download_button("Download the report (HTML)", held[1].html, held[1].name, "text/html")
-    st.components.v1.html(held[1].html, height=900, scrolling=True)
+    if hasattr(st, "iframe"):
+        st.iframe(held[1].html, height=900)
+    else:  # an older Streamlit
+        st.components.v1.html(held[1].html, height=900, scrolling=True)
 
 
 if __name__ == "__main__":
