@@ -6,6 +6,7 @@ tenth of the traffic is answered by a version that nobody declared.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import drift_kit
@@ -21,6 +22,8 @@ from mlmon.sources.spool_writer import SpoolWriter, SpoolWriterConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from mlmon.baseline.model import Baseline
 
 START = 1_760_000_040  # a whole minute
 WINDOW, WINDOWS, SHIFT_AT, PER_WINDOW = 60, 60, 36, 300
@@ -63,7 +66,7 @@ class Explored(NamedTuple):
 def write_history(folder: Path) -> Explored:
     """Write events into a spool, run a sidecar over them to the end, and say where everything is."""
     found = Explored(folder, folder / "mlmon.toml", folder / "history", folder / "shop.baseline.safetensors")
-    save_baseline(drift_kit.reference().baselines[0], str(found.baseline))
+    save_baseline(_baseline(), str(found.baseline))
     found.config.write_text(CONFIG.format(folder=folder))
     (folder / "versions.toml").write_text(
         'version = 1\n[[expected]]\nservice = "shop"\nmodel = "intent"\nmodel_version = "1"\n',
@@ -82,6 +85,13 @@ def write_history(folder: Path) -> Explored:
         running.sidecar.commit()
     running.close()
     return found
+
+
+def _baseline() -> Baseline:
+    """The reference of `drift_kit`, with all its events as the sample that charts and simulations draw from."""
+    held = drift_kit.reference().baselines[0]
+    scopes = {key: replace(scope, sample=drift_kit.events()) for key, scope in held.scopes.items()}
+    return replace(held, scopes=scopes)
 
 
 def _records() -> list[bytes]:
