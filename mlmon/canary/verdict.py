@@ -38,7 +38,7 @@ __all__ = ["Check", "State", "Verdict", "judge"]
 _MOST_CELLS = 24
 #: Margins of shares below this are of rare events.
 _RARE = 0.01
-#: So many bad events a margin must make up before anything is said: the asymptotic interval is too short then.
+#: So many bad events a margin must make up before anything is said: before, the asymptotic interval is short.
 _AT_MARGIN = 10
 
 
