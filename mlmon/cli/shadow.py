@@ -137,11 +137,10 @@ def _show(reports: list[WindowReport]) -> None:
             rows.append((f"masked loss, {server}", f"{masked.loss:.4f}", "-", f"{masked.tokens}"))
         errors = report.calibration.items()
         rows += [(f"calibration error, {what}", f"{error:.4f}", "-", "-") for what, error in errors]
-        title = (
-            f"{report.service}/{report.model} beside {report.reference}, from {time_text(report.start_us)}: "
-            f"{report.evaluated} of {report.replayed} evaluated"
-        )
+        title = f"{report.service}/{report.model} beside {report.reference}"
         print_table(title, ("measure", "value", "95 %", "replays"), rows)
+        between = f"{time_text(report.start_us)} to {time_text(report.end_us)} UTC"
+        click.echo(f"  {report.evaluated} of {report.replayed} evaluated, requests of {between}")
         for reason, count in report.void.items():
             click.echo(f"  {count} void: {reason}")
         for finding in report.findings:

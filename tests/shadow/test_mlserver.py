@@ -135,7 +135,7 @@ def shadowed(root: Path, mlserver: str, input_name: str) -> WindowReport:
     )
     answers = served.ask(TEXTS, "fill-mask", 5)
     served.close()
-    # every request is answered 200; some answers have nothing in them, which a tap's hook could not read either
+    # every request is answered 200; some answers have nothing in them, which a tap could not read either
     assert all(isinstance(answer, Answer) or answer.reason == "unreadable" for answer in answers), answers
     mirror_answers(root, TEXTS, [a if isinstance(a, Answer) else Answer() for a in answers])
     reports: list[WindowReport] = []
