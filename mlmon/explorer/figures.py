@@ -45,7 +45,7 @@ STATES = {
     "insufficient reference": "#999999",
     "no data": "#999999",
 }
-_MARGIN = {"l": 64, "r": 16, "t": 40, "b": 44}
+_MARGIN = {"l": 64, "r": 16, "t": 40, "b": 84}
 #: Readable on light and on dark alike.
 _GRID = "rgba(128,128,128,0.25)"
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "star")
@@ -61,7 +61,7 @@ class Line(NamedTuple):
     limit: bool = False
 
 
-def styled(figure: go.Figure, title: str, unit: str, height: int = 300) -> go.Figure:
+def styled(figure: go.Figure, title: str, unit: str, height: int = 330) -> go.Figure:
     """The common look. Background and text are left to the page's theme."""
     figure.update_layout(
         title={"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
@@ -70,7 +70,7 @@ def styled(figure: go.Figure, title: str, unit: str, height: int = 300) -> go.Fi
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         hovermode="x unified" if height < 400 else "closest",
-        legend={"orientation": "h", "y": -0.28, "x": 0, "font": {"size": 11}},
+        legend={"orientation": "h", "y": -0.38, "x": 0, "font": {"size": 11}},
         colorway=PALETTE,
     )
     figure.update_xaxes(gridcolor=_GRID, zerolinecolor=_GRID)
@@ -113,7 +113,7 @@ def lines(
     if len(shown) > _MOST_LINES:
         title = f"{title} (first {_MOST_LINES} of {len(shown)})"
     styled(figure, title, unit)
-    figure.update_xaxes(title={"text": "time, UTC"})
+    figure.update_xaxes(title={"text": "time, UTC", "standoff": 6})
     if log:
         # evidence of 0 has no place on a logarithmic axis; 0.01 is as good as none
         for trace in figure.data:
@@ -213,7 +213,7 @@ def timeline(incident: Incident) -> go.Figure:
     )
     figure.update_layout(legend={"x": 1, "xanchor": "right"}, title={"y": 0.98})
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], automargin=True, rangemode="normal")
-    figure.update_xaxes(title={"text": "time, UTC"})
+    figure.update_xaxes(title={"text": "time, UTC", "standoff": 6})
     return figure
 
 

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 import streamlit as st
 
+from mlmon.catalog import METRICS
 from mlmon.explorer.figures import Line, lines, timeline
 from mlmon.explorer.incident import incident
-from mlmon.explorer.overview import pages
+from mlmon.explorer.overview import label, pages
 from mlmon.explorer.postmortem import to_html, to_markdown
 from mlmon.explorer.shell import address, begin, chart, empty, link
 
@@ -108,13 +109,27 @@ def _figure(page: Page, found: Incident, one: Moved) -> go.Figure | None:
     rows = page.source.readings([one.metric], page.bounds, where)
     if rows.empty:
         return None
-    names = rows[["version", "segment"]].fillna("").agg(" ".join, axis=1).str.strip().replace("", "all")
+    objective = (
+        one.what.removeprefix("objective ").split(" ")[0] if "{slo=" in str(rows["labels"].iloc[0]) else ""
+    )
+    if objective:
+        rows = rows[[label(text, "slo") == objective for text in rows["labels"]]]
+        names = pd.Series([f"over {label(text, 'window')}" for text in rows["labels"]], index=rows.index)
+    else:
+        parts = rows[["version", "segment"]].fillna("")
+        names = parts.agg(" ".join, axis=1).str.strip().replace("", "all")
     series = [Line(str(name), part) for name, part in rows.groupby(names)]
     limit = rows.assign(value=one.limit).sort_values("time").drop_duplicates("time")
-    marks = [(one.at, "crossed")] + ([(found.paged, "page")] if found.paged is not None else [])
-    return lines(
-        [*series, Line("limit", limit, limit=True)], one.what, "effect" if one.field else "", marks=marks
-    )
+    marks = [(one.at, "crossed, page" if one.at == found.paged else "crossed")]
+    if found.paged not in (None, one.at):
+        marks.append((found.paged, "page"))
+    return lines([*series, Line("limit", limit, limit=True)], one.what, _unit(one, objective), marks=marks)
+
+
+def _unit(one: Moved, objective: str) -> str:
+    if objective:
+        return "burn"
+    return "effect" if one.field else METRICS[one.metric].unit
 
 
 def _exports(page: Page, found: Incident, figures: list[go.Figure]) -> None:

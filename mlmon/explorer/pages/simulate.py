@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+import msgspec
 import pandas as pd
 import streamlit as st
 
@@ -45,7 +46,7 @@ def draw() -> None:
     asked = st.button("Simulate", type="primary", help="Takes from some seconds to a minute.")
     run = asked or (page.view.show == "run" and not changed)
     page.remember(show="run" if run else "")
-    kept = (store.digest_of(key), key, setting, config)
+    kept = (store.digest_of(key), key, setting, msgspec.json.encode(config))
     found = _result(store, key, setting, config, kept) if run else _results().get(kept)
     if found is not None:
         _show(found, setting)
