@@ -73,6 +73,14 @@ A model server is not configured by this file but in its own code, with these ob
 """
 
 
+_SERVER = """\
+## The reference server
+
+`mlmon serve --config FILE` reads a file of its own, as strict as the sidecar's. Options on the command line
+win over it.
+"""
+
+
 def load_config(path: str | PathLike[str]) -> Config:
     """Read a configuration file.
 
@@ -134,12 +142,14 @@ def default_toml(source: SourceKind = "spool") -> str:
 
 
 def reference_markdown() -> str:
-    """The reference of every key, as Markdown: the sidecar's file, then what a model server sets in code."""
+    """The reference of every key, as Markdown: the sidecar's file, the server's, what is set in code."""
     # Only here: the sidecar itself needs none of what runs in a model server.
     from mlmon.attach import EmitterConfig, LabelConfig, TapConfig
     from mlmon.attach.kafka_sink import KafkaSinkConfig
     from mlmon.events.privacy import PrivacyConfig
+    from mlmon.server.config import ServerFile
     from mlmon.sources.spool_writer import SpoolWriterConfig
 
     in_code = (TapConfig, LabelConfig, EmitterConfig, SpoolWriterConfig, KafkaSinkConfig, PrivacyConfig)
-    return f"{_INTRO}\n{render.markdown(Config)}\n{_IN_CODE}\n{render.markdown_of(in_code)}"
+    server = f"{_SERVER}\n{render.markdown(ServerFile)}"
+    return f"{_INTRO}\n{render.markdown(Config)}\n{server}\n{_IN_CODE}\n{render.markdown_of(in_code)}"

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 # small models are faster without a second thread, and much faster beside other tests
 torch.set_num_threads(1)
 
-from server_kit import KINDS, make
+from server_kit import KINDS, make  # noqa: E402 - the path is set above
 
 if TYPE_CHECKING:
     from server_kit import Made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -17,14 +18,14 @@ import torch
 import transformers
 import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from mlmon.server.app import build_server
 from mlmon.server.config import ServerConfig
 from mlmon.server.model import load_model
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from mlmon.server.app import Server
@@ -63,7 +64,7 @@ class Made:
 
 
 def sentences(count: int, seed: int = 1) -> list[str]:
-    """Texts of 3 to 12 words out of those the tokenizers were trained on."""
+    """Texts of 3 to 12 words out of those the tokenizers know."""
     generator = torch.Generator().manual_seed(seed)
     words = _WORDS.split()
 
@@ -74,7 +75,7 @@ def sentences(count: int, seed: int = 1) -> list[str]:
 
 
 def make(kind: str, directory: Path) -> Made:
-    """Train a tokenizer, draw weights, save both."""
+    """Make a tokenizer, draw weights, save both."""
     byte_level = kind == "roberta"
     tokenizer = _byte_level() if byte_level else _word_piece()
     tokenizer.save(str(directory / "tokenizer.json"))
@@ -88,13 +89,23 @@ def make(kind: str, directory: Path) -> Made:
     return Made(kind, directory, mask)
 
 
+def _vocabulary(tokens: Iterable[str]) -> dict[str, int]:
+    return {token: number for number, token in enumerate(dict.fromkeys(tokens))}
+
+
 def _word_piece() -> Tokenizer:
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))  # noqa: S106 - no password
+    """Letters, short words, and long words in two parts. Made, not trained: training breaks ties at "
+    "random."""
+    words = sorted(set(re.findall(r"\w+", _WORDS)))
+    letters = sorted(set("".join(words)))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    parts = [part for word in words for part in ([word] if len(word) < 6 else [word[:4], "##" + word[4:]])]
+    vocabulary = _vocabulary([*special, *".,;!?'", *letters, *(f"##{letter}" for letter in letters), *parts])
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))  # noqa: S106 - no password
     tokenizer.normalizer = normalizers.BertNormalizer()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    tokenizer.train_from_iterator([_WORDS], trainers.WordPieceTrainer(vocab_size=160, special_tokens=special))
+    tokenizer.add_special_tokens(special)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
@@ -104,16 +115,19 @@ def _word_piece() -> Tokenizer:
 
 
 def _byte_level() -> Tokenizer:
-    tokenizer = Tokenizer(models.BPE(unk_token="<unk>"))  # noqa: S106 - no password
+    """Bytes, and the beginnings of words up to five letters."""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    merges: dict[tuple[str, str], None] = {}
+    for word in sorted({"\u0120" + word for word in re.findall(r"\w+", _WORDS)}):
+        for end in range(1, min(5, len(word))):
+            merges[word[:end], word[end]] = None
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = _vocabulary([*special, *alphabet, *(left + right for left, right in merges)])
+    tokenizer = Tokenizer(models.BPE(vocabulary, list(merges), unk_token="<unk>"))  # noqa: S106 - no password
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=330, special_tokens=special, initial_alphabet=alphabet)
-    tokenizer.train_from_iterator([_WORDS], trainer)
-    tokenizer.post_processor = processors.RobertaProcessing(
-        ("</s>", tokenizer.token_to_id("</s>")), ("<s>", tokenizer.token_to_id("<s>"))
-    )
+    tokenizer.add_special_tokens(special)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
     return tokenizer
 
 
@@ -175,7 +189,7 @@ async def talking(server: Server) -> AsyncIterator[httpx.AsyncClient]:
     assert "lifespan.startup.complete" in messages
     try:
         transport = httpx.ASGITransport(server.app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://server") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://server", timeout=60) as client:
             yield client
     finally:
         ended.set()

@@ -23,8 +23,6 @@ from mlmon.server.tracing import Tracing
 from mlmon.server.work.jobs import Lane
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from mlmon.server.model import LoadedModel
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -115,17 +113,12 @@ def test_cost_is_the_price_of_time_as_paid_and_as_used() -> None:
 
 
 @pytest.fixture
-def spans() -> Iterator[InMemorySpanExporter]:
-    """Spans that end, in memory; the process has one provider, set once."""
-    exporter = InMemorySpanExporter()
-    provider = trace.get_tracer_provider()
-    if not isinstance(provider, TracerProvider):
-        provider = TracerProvider()
-        trace.set_tracer_provider(provider)
-    processor = SimpleSpanProcessor(exporter)
-    provider.add_span_processor(processor)
-    yield exporter
-    processor.shutdown()
+def spans(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
+    """Spans that end, in memory; the provider is not the process's for good."""
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "get_tracer_provider", lambda: provider)
+    return exporter
 
 
 def test_a_request_and_its_parts_become_spans_under_the_callers(
@@ -177,9 +170,9 @@ def test_a_request_and_its_parts_become_spans_under_the_callers(
 def test_without_opentelemetry_nothing_is_recorded(
     spans: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "opentelemetry", None)
-    Tracing({}).record("a", [], (0, 1), [("b", 0, 1)], {})
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "opentelemetry", None)
+        Tracing({}).record("a", [], (0, 1), [("b", 0, 1)], {})
     assert spans.get_finished_spans() == ()
     Tracing({}).record("a", [], (0, 1), [("b", 0, 1)], {})
     assert [span.name for span in spans.get_finished_spans()] == ["b", "a"]

@@ -112,7 +112,9 @@ def ask_and_end(server: Process) -> httpx.Response:
     thread = threading.Thread(target=lambda: answers.append(httpx.post(score, json=body, timeout=60)))
 
     def batches() -> float:
-        return read_metrics(httpx.get(f"{server.url}/metrics").text)["mlmon_server_batches_total", ()]
+        return read_metrics(httpx.get(f"{server.url}/metrics", timeout=60).text)[
+            "mlmon_server_batches_total", ()
+        ]
 
     before = batches()
     thread.start()
@@ -154,7 +156,7 @@ def test_a_process_under_more_load_than_it_takes_only_ever_says_429_and_ends_in_
         assert set(statuses) == {200, 429}, statuses
         assert sum(statuses.values()) == 500
         assert server.resident_bytes - before < 12 * 2**20
-        text = httpx.get(f"{server.url}/metrics").text
+        text = httpx.get(f"{server.url}/metrics", timeout=60).text
         seen = read_metrics(text)
         refused = seen["mlmon_server_refused_requests_total", ("interactive", "jobs")]
         answered = seen["mlmon_server_requests_total", ("200", "interactive", "/fill-mask")]
@@ -204,14 +206,14 @@ def test_a_client_that_goes_away_frees_its_place(bert: LoadedModel, tmp_path: Pa
         on_device.close()
 
         def metric(name: str, *labels: str) -> float:
-            return read_metrics(httpx.get(f"{url}/metrics").text).get((name, labels), 0.0)
+            return read_metrics(httpx.get(f"{url}/metrics", timeout=60).text).get((name, labels), 0.0)
 
         until(lambda: metric("mlmon_server_given_up_jobs_total", "interactive", "disconnect") == 2)
         until(lambda: metric("mlmon_server_open_requests") == 0)
         assert metric("mlmon_server_requests_total", "499", "interactive", "/embed") == 1
         assert metric("mlmon_server_requests_total", "499", "interactive", "/fill-mask") == 1
         held.open.set()
-        assert httpx.post(f"{url}/fill-mask", json=MASK).status_code == 200
+        assert httpx.post(f"{url}/fill-mask", json=MASK, timeout=60).status_code == 200
     assert len(held.batches) == 2, "what waited was never begun"
     statuses = {name: event["status"] for name, event in events_of(tmp_path / "s").items()}
     assert statuses["fill-mask"] == statuses["embed"] == "client_error"
@@ -235,10 +237,13 @@ def test_tls_and_a_token(bert: LoadedModel, tmp_path: Path) -> None:
     server = build_server(bert, config)
     context = ssl.create_default_context(cafile=certificate)
     with listening(server, _uvicorn(config, server.app, uvicorn.Config)) as url:
-        with httpx.Client(base_url=url, verify=context) as client, pytest.raises(httpx.TransportError):
+        with (
+            httpx.Client(base_url=url, verify=context, timeout=60) as client,
+            pytest.raises(httpx.TransportError),
+        ):
             client.get("/health/ready")  # without a certificate that the CA signed
         context.load_cert_chain(certificate, key)
-        with httpx.Client(base_url=url, verify=context) as client:
+        with httpx.Client(base_url=url, verify=context, timeout=60) as client:
             assert client.get("/health/ready").status_code == 200
             assert client.post("/fill-mask", json=MASK).status_code == 401
             right = {"authorization": "Bearer 0123456789abcdef"}
