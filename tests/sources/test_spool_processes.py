@@ -39,7 +39,7 @@ def test_a_writer_killed_again_and_again_under_a_tailing_reader(tmp_path, tailer
     for kill in range(14):
         command = [sys.executable, "-c", KILLED, str(spool), str(start), str(kill), str(notes)]
         with subprocess.Popen(command, stderr=subprocess.PIPE) as writer:
-            _wait_for(lambda p=writer, s=start: p.poll() is not None or _last(notes) >= s)
+            _wait_for(lambda p=writer, s=start: p.poll() is not None or _last(notes) >= s + 7)
             until = time.monotonic() + pick.uniform(0.0, 0.05)
             while time.monotonic() < until:
                 follow.poll(0)
