@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812 - the name it has everywhere
 from torch import nn
 
 from mlmon.server.model.attention import choose_attention
-from mlmon.server.model.layout import arrange, check, place
+from mlmon.server.model.layout import arrange, check, place, to_device
 from mlmon.server.model.linear import make_linear
 
 if TYPE_CHECKING:
@@ -196,7 +196,7 @@ class PackedEncoder(nn.Module):
         check(batch, self.limits, rows)
         tables = arrange(batch, self.limits, by_length=self.attention.by_length)
         wanted = tables.inverse if rows is None else rows if tables.inverse is None else tables.inverse[rows]
-        index = None if wanted is None else torch.from_numpy(wanted).to(self.device, non_blocking=True)
+        index = None if wanted is None else to_device(wanted, self.device)
         placed = place(tables, self.device)
         if rows is None and index is not None:
             return self.run(placed, None)[index]

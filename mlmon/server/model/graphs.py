@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from mlmon.errors import ConfigError
-from mlmon.server.model.layout import arrange, check, split
+from mlmon.server.model.layout import arrange, check, split, to_device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,14 +138,14 @@ class GraphedEncoder:
         return graph.answer[: batch.tokens if wanted is None else wanted].clone()
 
     def _fill(self, graph: _Recorded, size: Size, tables: Tables, rows: NDArray[np.int64] | None) -> None:
-        graph.buffer.copy_(_pinned(_padded(tables, size), self.device), non_blocking=True)
+        graph.buffer.copy_(to_device(_padded(tables, size), self.device))
         if graph.rows is not None and rows is not None:
             padded = np.zeros(size.rows, np.int64)
             padded[: len(rows)] = rows
-            graph.rows.copy_(_pinned(padded, self.device), non_blocking=True)
+            graph.rows.copy_(to_device(padded, self.device))
 
     def _record(self, size: Size, tables: Tables) -> _Recorded:
-        buffer = torch.from_numpy(_padded(tables, size)).to(self.device)
+        buffer = to_device(_padded(tables, size), self.device)
         index = torch.zeros(size.rows, dtype=torch.int64, device=self.device) if size.rows else None
         placed = split(buffer, size.tokens, size.longest)
         replay, answer = self._capture(lambda: self._inner.run(placed, index))
@@ -181,11 +181,6 @@ def _padded(tables: Tables, size: Size) -> NDArray[np.int32]:
     offsets[:] = t
     offsets[: tables.sequences + 1] = tables.values[3 * t :]
     return values
-
-
-def _pinned(array: NDArray[np.int32] | NDArray[np.int64], device: torch.device) -> torch.Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory() if device.type == "cuda" else tensor
 
 
 def _power_of_two(n: int) -> int:

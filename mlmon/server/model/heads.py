@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name it has everywhere
 from torch import nn
 
+from mlmon.server.model.layout import to_device
 from mlmon.server.model.linear import activation
 from mlmon.server.model.protocols import TopK, Truth
 
@@ -129,7 +130,7 @@ class VocabularyHead(nn.Module):
         if len(true_ids) != n:
             raise ValueError(f"expected a true id for each of {n} rows, got {len(true_ids)}")
         self._check(true_ids)
-        true = torch.from_numpy(np.ascontiguousarray(true_ids, np.int64)).to(device)
+        true = to_device(np.ascontiguousarray(true_ids, np.int64), device)
         answer = Truth(
             torch.empty(n, device=device),
             torch.empty(n, dtype=torch.int64, device=device),
@@ -180,8 +181,8 @@ class VocabularyHead(nn.Module):
         first = int(targets.counts[: part.rows.start].sum())
         wide = np.full((chosen.size, max(width, k)), -1, np.int64)
         wide[np.arange(wide.shape[1]) < counts[chosen, None]] = targets.ids[first : first + counts.sum()]
-        allowed = torch.from_numpy(wide).to(best.device)
-        rows = torch.from_numpy(chosen).to(best.device)
+        allowed = to_device(wide, best.device)
+        rows = to_device(chosen, best.device)
         z = part.z[rows[:, None], allowed.clamp(min=0)].masked_fill(allowed < 0, -torch.inf)
         values, order = z.topk(k, dim=-1)
         best[rows] = values

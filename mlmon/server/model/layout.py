@@ -7,7 +7,7 @@ it the sequences are sorted by length, and rows come back in the batch's own ord
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from mlmon.server.model.batch import Packed
 
-__all__ = ["Group", "Limits", "Placed", "Tables", "arrange", "check", "place"]
+__all__ = ["Group", "Limits", "Placed", "Tables", "arrange", "check", "place", "split", "to_device"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,11 +145,18 @@ def arrange(batch: Packed, limits: Limits, *, by_length: bool) -> Tables:
 
 
 def place(tables: Tables, device: torch.device) -> Placed:
-    """Move to the device; from pinned memory where it is CUDA, so that the host need not wait."""
-    buffer = torch.from_numpy(tables.values)
-    if device.type == "cuda":
-        buffer = buffer.pin_memory()
-    return split(buffer.to(device, non_blocking=True), tables.tokens, tables.max_length, tables.groups)
+    """Move to the device, in one transfer."""
+    buffer = to_device(tables.values, device)
+    return split(buffer, tables.tokens, tables.max_length, tables.groups)
+
+
+def to_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Move an array; to CUDA from pinned memory, so that the host need not wait for the device."""
+    # a tensor of a read-only array could be written to, of which PyTorch warns
+    tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def split(buffer: torch.Tensor, tokens: int, max_length: int, groups: tuple[Group, ...] = ()) -> Placed:

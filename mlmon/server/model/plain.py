@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from mlmon.server.model.layout import check
+from mlmon.server.model.layout import check, to_device
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +62,7 @@ class PlainEncoder:
         hidden = torch.cat(parts)
         where = np.empty(batch.tokens, np.int64)
         where[np.concatenate(taken)] = np.arange(batch.tokens)
-        return hidden[torch.from_numpy(where if rows is None else where[rows]).to(self.device)]
+        return hidden[to_device(where if rows is None else where[rows], self.device)]
 
     def _run(self, batch: Packed, source: NDArray[np.int64], inside: NDArray[np.bool_]) -> torch.Tensor:
         """Hidden states of the tokens `source`, which fill the places `inside` of a padded block."""
@@ -70,15 +70,19 @@ class PlainEncoder:
         def padded(values: NDArray[np.int64], fill: int) -> torch.Tensor:
             block = np.full(inside.shape, fill, np.int64)
             block[inside] = values[source]
-            return torch.from_numpy(block).to(self.device)
+            return to_device(block, self.device)
 
-        mask = torch.from_numpy(inside).to(self.device)
         extra = {}
         if self._segments and batch.segments is not None and self.limits.segments:
             extra["token_type_ids"] = padded(batch.segments, 0)
-        answer = self._base(input_ids=padded(batch.ids, self._padding), attention_mask=mask.long(), **extra)
-        kept: torch.Tensor = answer.last_hidden_state[mask]
-        return kept
+        answer = self._base(
+            input_ids=padded(batch.ids, self._padding),
+            attention_mask=to_device(inside.astype(np.int64), self.device),
+            **extra,
+        )
+        hidden: torch.Tensor = answer.last_hidden_state
+        # by number: a mask on the device would make the host wait until it is counted
+        return hidden.flatten(0, 1)[to_device(np.flatnonzero(inside), self.device)]
 
 
 def blocks(lengths: NDArray[np.int64], tokens: int) -> Iterator[slice]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name it has everywhere
 
+from mlmon.server.model.layout import to_device
+
 if TYPE_CHECKING:
     from mlmon.server.model.batch import Packed
 
@@ -39,9 +41,9 @@ def pool(
         )
     with torch.inference_mode():
         if how == "cls":
-            pooled = hidden[torch.from_numpy(batch.starts).to(hidden.device)].float()
+            pooled = hidden[to_device(batch.starts, hidden.device)].float()
         else:
-            lengths = torch.from_numpy(batch.lengths).to(hidden.device)
+            lengths = to_device(batch.lengths, hidden.device)
             pooled = torch.segment_reduce(hidden.float(), "mean", lengths=lengths, axis=0, unsafe=True)
         return normalize_rows(pooled) if normalize else pooled
 

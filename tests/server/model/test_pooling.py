@@ -42,3 +42,11 @@ def test_zeros_stay_zeros_and_wrong_rows_are_refused() -> None:
     assert normalize_rows(torch.zeros(2, 3)).tolist() == [[0.0] * 3] * 2
     with pytest.raises(ValueError, match="all 3 tokens, got 2 rows"):
         pool(torch.zeros(2, 3), batch_of([3]))
+
+
+def test_arrays_that_are_read_only_will_do() -> None:
+    """As those of Arrow are."""
+    lengths = np.array([2, 1])
+    lengths.flags.writeable = False
+    batch = Packed.from_flat(np.zeros(3, np.int64), lengths)
+    assert pool(torch.ones(3, 2), batch, normalize=False).tolist() == [[1.0, 1.0]] * 2
