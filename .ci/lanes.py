@@ -2,8 +2,8 @@
 
     python .ci/lanes.py LANES FOLDER [pytest's arguments]
 
-shows what the lanes print, every line behind its lane's number, and puts their reports (`junit-1.xml`, ...)
-into the folder. It fails if a lane fails.
+runs as many lanes (`auto`: as are good here), shows what they print, every line behind its lane's number, and
+puts their reports (`junit-1.xml`, ...) into the folder. It fails if a lane fails.
 
 Every lane collects everything, and then takes one unit after the other until none is left. A unit is a file,
 or all that share the Kafka broker, which takes seconds to start; it is taken by making a file of its name,
@@ -14,7 +14,9 @@ begins at the other end, so that from the first minute on one lane computes. Hen
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import math
 import os
 import signal
 import subprocess
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 #: Markers of what comes first, in this order.
 FIRST = ("kafka", "fire", "slow", "prometheus")
 STOP_SECONDS = 60
+#: With more, each would collect longer than it runs, and the longest unit ends as late.
+MOST_LANES = 6
 
 
 def rank(item: pytest.Item) -> int:
@@ -93,6 +97,15 @@ class Lane:
         return True
 
 
+def good_number() -> int:
+    """One lane more than there are cores for this process."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with contextlib.suppress(OSError, ValueError):  # a container's share, or "max"
+        share, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split())
+        cores = min(cores, math.ceil(share / period))
+    return min(cores + 1, MOST_LANES)
+
+
 def run_lane(number: int, last: bool, folder: Path, arguments: list[str]) -> int:
     """Be a lane."""
     sys.path[0] = str(Path.cwd())  # as `python -m pytest` has it
@@ -153,7 +166,8 @@ def main(arguments: list[str]) -> int:
         return run_lane(number, 1 < count == number, Path(arguments[3]), arguments[4:])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # programs that tests start compile once, not each time
-    return run_lanes(int(arguments[0]), Path(arguments[1]), arguments[2:])
+    count = good_number() if arguments[0] == "auto" else int(arguments[0])
+    return run_lanes(count, Path(arguments[1]), arguments[2:])
 
 
 if __name__ == "__main__":
