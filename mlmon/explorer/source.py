@@ -192,11 +192,11 @@ class HistorySource:
             cursor: duckdb.DuckDBPyConnection = self._connection.cursor()
             try:
                 found: pd.DataFrame = cursor.execute(f"with rows as ({source}) {_joined(text)}", values).df()
-            except (duckdb.IOException, duckdb.InvalidInputException) as error:
+            except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException) as error:
+                raise HistoryError(f"{self.directory} cannot be asked: {error}") from error
+            except duckdb.Error as error:
                 if not self._forget(files):
                     raise HistoryError(f"{self.directory} cannot be read: {error}") from error
-            except duckdb.Error as error:
-                raise HistoryError(f"{self.directory} cannot be asked: {error}") from error
             else:
                 return found
             finally:

@@ -1,29 +1,33 @@
 """What another setting would do: expected false pages and detection delays, and the configuration for it.
 
-`mlmon simulate` with fewer windows, so that it takes seconds. Few windows say little of rare pages, which the
-interval shows; a setting that is meant to be kept deserves `mlmon simulate` itself.
+`mlmon simulate` with fewer windows, events and references, so that it takes seconds. Few windows say little
+of rare pages, which the interval shows; a setting that is meant to be kept deserves `mlmon simulate` itself.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 import pandas as pd
 
 from mlmon.config import Config
 from mlmon.drift.config import MONTH_SECONDS
-from mlmon.simulate.run import Rules
+from mlmon.errors import BaselineError
+from mlmon.simulate.population import population
+from mlmon.simulate.reference import drawn_reference, monitors_for
+from mlmon.simulate.run import Rules, detection_delay
 from mlmon.simulate.shifts import SHIFTS
 from mlmon.simulate.study import Study, StudyOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from mlmon.baseline.model import Scope
     from mlmon.simulate.run import Delay, FalsePages
-    from mlmon.simulate.traffic import Pattern
+    from mlmon.simulate.traffic import Pattern, Traffic
 
 __all__ = [
     "BUDGETS",
@@ -55,8 +59,10 @@ _LIMITS = {
 RANGES = {name: f"a number from {low:g} to {high:g}" for name, (low, high) in _LIMITS.items()}
 #: Windows without a shift, and most windows of a run with one; runs of each shift.
 _WINDOWS, _LIMIT, _RUNS = 120, 20, 3
-#: Events of the reference that is drawn: calibrating more takes longer than a person waits.
-_REFERENCE = 3_000
+#: Events of the reference that is drawn, of the sample that it is drawn from, and of those that shifts are
+#: made of: with more of them it takes longer than a person waits.
+_REFERENCE, _EVENTS, _SHIFTED = 3_000, 600, 300
+_SEED = 101
 #: Fewest and most events of a window that are simulated.
 _FEWEST, _MOST = 20.0, 20_000.0
 _PATTERN: Pattern = "independent"
@@ -126,6 +132,9 @@ def simulate(
         BaselineError: the scope has no sample, or too small a one.
     """
     config = changed(config, setting)
+    if scope.sample is None:
+        raise BaselineError("the baseline has no sample of events to draw from: build it again")
+    scope = replace(scope, sample=scope.sample.slice(0, _EVENTS))
     rules = Rules(config.alerts, config.drift, config.windows.size_seconds)
     events = events_of(scope, setting)
     options = StudyOptions(
@@ -133,20 +142,45 @@ def simulate(
         burst=5.0,
         reference_events=min(scope.segments[""].events, _REFERENCE),
         months=_WINDOWS * setting.window_seconds / MONTH_SECONDS,
-        runs=_RUNS,
-        limit_windows=_LIMIT,
     )
-    done = {"windows": 0, "shifts": 0}
+    done = 0
 
-    def tell(what: str) -> None:
-        done["shifts" if what == "shifts" else "windows"] += 1
-        # a window without a shift and one with take about as long; most shifts are found early
-        share = 0.4 * done["windows"] / _WINDOWS + 0.6 * done["shifts"] / len(SHIFTS)
-        advance(min(1.0, share))
+    def tell(_what: str) -> None:
+        nonlocal done
+        done += 1
+        # a shift takes about as long as all windows without one
+        advance(min(1.0, done / (_WINDOWS * (1 + len(SHIFTS)))))
 
     study = Study(scope, rules, config.monitor_configs, options, config.series.segment_by, tell)
     pages = study.false_pages(_PATTERN)
-    return _found(pages, study.delays(), setting, events)
+    delays = []
+    for number, delay in enumerate(_delays(scope, config, study.traffic(_PATTERN), rules), 1):
+        if delay is not None:
+            delays.append(delay)
+        advance(min(1.0, (1 + number) / (1 + len(SHIFTS))))
+    return _found(pages, delays, setting, events)
+
+
+def _delays(scope: Scope, config: Config, traffic: Traffic, rules: Rules) -> Iterator[Delay | None]:
+    """The delay of each shift, None for one that the events cannot show; all by one reference."""
+    sample = scope.sample
+    if sample is None:
+        return
+    drifting = rules.drift
+    rules = Rules(rules.alerts, msgspec.structs.replace(drifting, top_fields=1), rules.window_seconds)
+    rng, segment_by = np.random.default_rng(_SEED), config.series.segment_by
+    order = traffic.order(min(scope.segments[""].events, _REFERENCE), rng)
+    store = drawn_reference(sample, order, config.monitor_configs, segment_by)
+    monitors = monitors_for(config.monitor_configs, store)
+    before = population(monitors, sample, segment_by)
+    for shift in SHIFTS:
+        events = shift.change(sample.slice(0, _SHIFTED))
+        if events is None or not len(events):
+            yield None
+            continue
+        after = population(monitors, events, segment_by)
+        found = detection_delay((before, after), store, traffic, rules, shift.share, (_RUNS, _LIMIT, _SEED))
+        yield replace(found, name=shift.name)
 
 
 def _found(pages: FalsePages, delays: list[Delay], setting: Setting, events: float) -> Found:
@@ -198,18 +232,18 @@ def is_choice(name: str, text: str) -> bool:
 def changed(config: Config | None, setting: Setting) -> Config:
     """A configuration with the setting in it."""
     config = config or Config()
-    replace = msgspec.structs.replace
-    embeddings = replace(
+    put = msgspec.structs.replace
+    embeddings = put(
         config.monitors.embeddings,
         shift_tolerance=setting.tolerance,
         typicality_tolerance=setting.tolerance,
         norm_tolerance=setting.tolerance,
     )
-    return replace(
+    return put(
         config,
-        alerts=replace(config.alerts, false_pages_per_month=setting.budget),
-        windows=replace(config.windows, size_seconds=setting.window_seconds),
-        monitors=replace(config.monitors, embeddings=embeddings),
+        alerts=put(config.alerts, false_pages_per_month=setting.budget),
+        windows=put(config.windows, size_seconds=setting.window_seconds),
+        monitors=put(config.monitors, embeddings=embeddings),
     )
 
 

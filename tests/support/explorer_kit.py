@@ -88,7 +88,7 @@ def write_history(folder: Path) -> Explored:
 
 
 def _baseline() -> Baseline:
-    """The reference of `drift_kit`, with all its events as the sample that charts and simulations draw from."""
+    """The reference of `drift_kit`, with all its events as the sample to draw from."""
     held = drift_kit.reference().baselines[0]
     scopes = {key: replace(scope, sample=drift_kit.events()) for key, scope in held.scopes.items()}
     return replace(held, scopes=scopes)
