@@ -24,6 +24,8 @@ __all__ = ["build_event", "checked_fields", "trace_of"]
 
 _TRACEPARENT = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 _CHARACTERS = CharacterStatistics()
+#: The header that replays have.
+_LANE = b"x-mlmon-lane"
 #: What the tap knows itself; a hook can't change it.
 _OWN = ("event_id", "event_time", "request_time", "service", "status", "latency_seconds", "sampling_weight")
 _EXTRACTED = msgspec.defstruct(
@@ -57,6 +59,8 @@ def build_event(seen: Seen) -> Event:
         "trace_id": trace_id,
         "span_id": span_id,
     }
+    if _header(seen.headers, _LANE) == b"shadow":
+        fields["deployment"] = "shadow"  # a replay of the evaluator's, which is nobody's request
     if seen.request is None or seen.status != "ok":
         return Event(**fields)
     contents, mirrored = _contents(seen)

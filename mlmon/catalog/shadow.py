@@ -40,6 +40,16 @@ REFERENCE = declare(
     (*_S, "reference"),
     "The reference that the newest evaluation names.",
 )
+MIRRORED = declare(
+    "mlmon_mirror_requests",
+    "counter",
+    "",
+    ("outcome",),
+    "Requests offered to the mirror, told by the model server (outcome: written, passed_over, full, "
+    "too_long, "
+    "redacted, failed).",
+)
+MIRROR_QUEUE = declare("mlmon_mirror_queue", "gauge", "", (), "Mirrored requests that wait to be written.")
 
 
 def _mean(name: str, unit: str, what: str) -> Metric:

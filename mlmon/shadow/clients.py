@@ -77,17 +77,19 @@ def client_for(endpoint: EndpointConfig, *, lane: bool = True) -> Client:
 
     Args:
         endpoint: whom to ask.
-        lane: whether an mlmon server is asked in its shadow lane, where interactive requests go first.
+        lane: whether requests say that they are replays: mlmon's server lets interactive requests go first,
+            and the tap counts them as the shadow deployment's.
     """
+    wire = Wire(endpoint, {"x-mlmon-lane": "shadow"} if lane else {})
     match endpoint.kind:
         case "mlmon":
-            return _Mlmon(Wire(endpoint, {"x-mlmon-lane": "shadow"} if lane else {}))
+            return _Mlmon(wire)
         case "hf":
-            return _HuggingFace(Wire(endpoint))
+            return _HuggingFace(wire)
         case "oip":
-            return _OpenInference(Wire(endpoint), endpoint)
+            return _OpenInference(wire, endpoint)
         case _:
-            return _OpenAi(Wire(endpoint), endpoint)
+            return _OpenAi(wire, endpoint)
 
 
 def label_of(text: str) -> str:

@@ -11,6 +11,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from shadow_kit import PLENTY, START_US, event
 
 from mlmon.attach import (
@@ -26,6 +27,7 @@ from mlmon.attach import (
     TapHooks,
     text_from,
 )
+from mlmon.attach.mirror_metrics import MirrorCollector
 from mlmon.attach.mirror_spool import list_files, sweep
 from mlmon.errors import ConfigError, SourceError
 from mlmon.sources.spool_writer import SpoolWriterConfig
@@ -362,18 +364,25 @@ def test_the_tap_mirrors_what_was_asked_and_answered_and_events_hold_no_text(tmp
     hooks = TapHooks(text=text_from("inputs"), extract=extract, mirror=mirror)
     tapped = MlmonMiddleware(app, emitter, TapConfig(service="shop", model_name="words"), hooks)
 
-    async def request(body: bytes) -> None:
+    async def request(body: bytes, *headers: tuple[bytes, bytes]) -> None:
         async def receive() -> dict[str, Any]:
             return {"type": "http.request", "body": body}
 
         async def send(_message: Any) -> None:
             pass
 
-        scope = {"type": "http", "method": "POST", "path": "/x", "headers": [(b"x-request-id", b"r-9")]}
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/x",
+            "headers": [(b"x-request-id", b"r-9"), *headers],
+        }
         await tapped(scope, receive, send)
 
     for text in ("I [MASK] tea", "fail"):
         asyncio.run(request(json.dumps({"inputs": [text, "another"]}).encode()))
+    replay = json.dumps({"inputs": "a replay"}).encode()
+    asyncio.run(request(replay, (b"x-mlmon-lane", b"shadow")))
     assert emitter.close(30)
     assert mirror.close(30)
     (record,) = sink.records
@@ -383,3 +392,19 @@ def test_the_tap_mirrors_what_was_asked_and_answered_and_events_hold_no_text(tmp
     logged = b"".join(path.read_bytes() for path in (tmp_path / "spool").rglob("*") if path.is_file())
     assert b"r-9" in logged
     assert b"tea" not in logged
+
+
+def test_counts_are_shown_to_prometheus() -> None:
+    clock = ManualClock()
+    mirror = mirror_of(Kept(), clock, tokens_per_second=1.0, burst_tokens=5.0)
+    for number in range(4):
+        mirror.offer(event(number, tokens=3), "a text")
+    assert mirror.close(30)
+    registry = CollectorRegistry()
+    registry.register(MirrorCollector(mirror))
+    shown = {
+        outcome: registry.get_sample_value("mlmon_mirror_requests_total", {"outcome": outcome})
+        for outcome in ("written", "passed_over", "full")
+    }
+    assert shown == {"written": 2, "passed_over": 2, "full": 0}
+    assert registry.get_sample_value("mlmon_mirror_queue") == 0
