@@ -76,7 +76,7 @@ def test_a_plain_user_is_told_what_is_missing(checkout: Path) -> None:
     program(checkout / "bin", "java", "echo 'openjdk version \"11.0.2\"' >&2")
     done = run(checkout / "repo/.ci/setup-system", checkout / "bin")
     assert done.returncode == 0
-    assert "not here: prometheus prometheus-alertmanager default-jre-headless maven" in done.stderr
+    assert "not here: prometheus prometheus-alertmanager chromium default-jre-headless maven" in done.stderr
     assert "apt-get install prometheus" in done.stderr
 
 
@@ -88,12 +88,12 @@ def test_in_ci_what_is_missing_is_a_failure(checkout: Path) -> None:
 def test_a_broker_that_is_there_needs_neither_java_nor_maven(checkout: Path) -> None:
     program(checkout / "bin", "id", "echo 1000")
     done = run(checkout / "repo/.ci/setup-system", checkout / "bin", MLMON_TEST_KAFKA="127.0.0.1:9092")
-    assert "not here: prometheus prometheus-alertmanager (" in done.stderr
+    assert "not here: prometheus prometheus-alertmanager chromium (" in done.stderr
 
 
 def test_root_installs_what_is_missing_and_nothing_else(checkout: Path) -> None:
     binaries = checkout / "bin"
-    for name in ("prometheus", "promtool", "amtool"):
+    for name in ("prometheus", "promtool", "amtool", "chromium"):
         program(binaries, name, "exit 0")
     program(binaries, "java", "echo 'openjdk version \"17.0.15\"' >&2")
     program(binaries, "id", "echo 0")
