@@ -83,6 +83,7 @@ def many(copies: int, length: int) -> list[Piece]:
 @contextlib.contextmanager
 def running(model: Model, **budgets: Any) -> Iterator[Line]:
     line = Line(model, **budgets)
+    others = set(threading.enumerate())
     line.scheduler.start()
     try:
         yield line
@@ -90,7 +91,8 @@ def running(model: Model, **budgets: Any) -> Iterator[Line]:
         if isinstance(model, Held):
             model.open.set()
         line.scheduler.close(20)
-        assert not any(thread.name == "mlmon-device" for thread in threading.enumerate())
+        left = set(threading.enumerate()) - others
+        assert not any(thread.name == "mlmon-device" for thread in left)
 
 
 @pytest.fixture
