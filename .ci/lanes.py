@@ -3,13 +3,16 @@
     python .ci/lanes.py LANES FOLDER [pytest's arguments]
 
 runs as many lanes (`auto`: as are good here), shows what they print, every line behind its lane's number, and
-puts their reports (`junit-1.xml`, ...) into the folder. It fails if a lane fails.
+puts their reports (`junit-1.xml`, ...) into the folder. It fails if a lane fails or a test was run by none.
 
-Every lane collects everything, and then takes one unit after the other until none is left. A unit is a file,
+Every lane collects the tests, and then takes one unit after the other until none is left. A unit is a file,
 or all that share the Kafka broker, which takes seconds to start; it is taken by making a file of its name,
 which only one lane can do. What waits (for a broker, a window to end, a process to come back) and what takes
 long comes first, so that it overlaps with what computes and nothing long is left for the end; the last lane
 begins at the other end, so that from the first minute on one lane computes. Hence more lanes than cores.
+
+Collecting costs as much as many tests do, so the lanes share that too: each begins at another folder, and
+finds what another has compiled; and what imports PyTorch is collected by the last lane alone.
 """
 
 from __future__ import annotations
@@ -22,16 +25,19 @@ import signal
 import subprocess
 import sys
 import threading
+import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
 #: Markers of what comes first, in this order.
 FIRST = ("kafka", "fire", "slow", "prometheus")
+#: Collected, and hence run, by the last lane alone.
+LAST = ("tests/server", "mlmon/server")
 STOP_SECONDS = 60
 #: With more, each would collect longer than it runs, and the longest unit ends as late.
 MOST_LANES = 6
@@ -44,47 +50,75 @@ def rank(item: pytest.Item) -> int:
 
 
 def unit(item: pytest.Item) -> str:
-    """What a test is run together with."""
+    """What a test is run together with: the same in every lane that collects it."""
     kafka = item.get_closest_marker("kafka") or "kafka_broker" in getattr(item, "fixturenames", ())
-    return "the Kafka broker" if kafka else str(item.path)
+    return "the Kafka broker" if kafka and not of_last_lane(item.path) else str(item.path)
+
+
+def of_last_lane(path: Path) -> bool:
+    """Whether a file or folder is the last lane's own."""
+    return any(path.is_relative_to(Path.cwd() / folder) for folder in LAST)
 
 
 def units(items: list[pytest.Item]) -> dict[str, list[pytest.Item]]:
-    """All tests by unit, in the order in which units are due; a unit is due with its first test."""
+    """All tests by unit, in the order in which units are due; a unit is due with the first of its tests."""
     found: dict[str, list[pytest.Item]] = {}
     for item in items:
         found.setdefault(unit(item), []).append(item)
-    return dict(sorted(found.items(), key=lambda entry: min(map(rank, entry[1]))))
+    return dict(sorted(found.items(), key=lambda entry: (min(map(rank, entry[1])), entry[0])))
 
 
 class Lane:
     """The plugin that makes a pytest a lane: it runs what it can take.
 
     Args:
-        taken: folder in which units are taken.
-        backwards: begin with what is due last.
+        number, count: which it is, of how many; from 1.
+        folder: that all lanes share; its `taken` has a file for each unit taken.
     """
 
-    def __init__(self, taken: Path, *, backwards: bool) -> None:
-        self._taken, self._backwards = taken, backwards
+    def __init__(self, number: int, count: int, folder: Path) -> None:
+        self._folder = folder
+        self._number, self._count = number, count
 
     def _take(self, name: str) -> bool:
         try:
-            (self._taken / hashlib.sha256(name.encode()).hexdigest()).touch(exist_ok=False)
+            (self._folder / "taken" / hashlib.sha256(name.encode()).hexdigest()).touch(exist_ok=False)
         except FileExistsError:
             return False
         return True
 
     def _mine(self, items: list[pytest.Item]) -> Iterator[pytest.Item]:
         entries = list(units(items).items())
-        for name, tests in reversed(entries) if self._backwards else entries:
+        if self._number == self._count:
+            entries.reverse()
+            entries.sort(key=lambda entry: not of_last_lane(entry[1][0].path))
+        for name, tests in entries:
             if self._take(name):
                 yield from tests
+
+    def pytest_ignore_collect(self, collection_path: Path) -> bool | None:
+        """Leave to the last lane what is its own."""
+        return None if self._number == self._count or not of_last_lane(collection_path) else True
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_make_collect_report(
+        self, collector: pytest.Collector
+    ) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+        """Begin each folder at another place than other lanes do."""
+        report = yield
+        if isinstance(collector, pytest.Directory):
+            at = (self._number - 1) * len(report.result) // self._count
+            report.result = [*report.result[at:], *report.result[:at]]
+        return report
 
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """In place of pytest's own loop over all tests."""
         if session.testsfailed:
             raise session.Interrupted(f"{session.testsfailed} errors during collection")
+        if session.config.option.collectonly:
+            return True
+        if self._number == self._count:
+            (self._folder / "collected").write_text(str(len(session.items)), encoding="ascii")
         mine = self._mine(session.items)
         item = next(mine, None)
         while item is not None:
@@ -106,12 +140,12 @@ def good_number() -> int:
     return min(cores + 1, MOST_LANES)
 
 
-def run_lane(number: int, last: bool, folder: Path, arguments: list[str]) -> int:
+def run_lane(number: int, count: int, folder: Path, arguments: list[str]) -> int:
     """Be a lane."""
     sys.path[0] = str(Path.cwd())  # as `python -m pytest` has it
     # The lanes would overwrite each other's cache.
     own = ["-p", "no:cacheprovider", f"--junitxml={folder / f'junit-{number}.xml'}"]
-    return pytest.main([*own, *arguments], plugins=[Lane(folder / "taken", backwards=last)])
+    return pytest.main([*own, *arguments], plugins=[Lane(number, count, folder)])
 
 
 def show(number: int, lane: subprocess.Popen[str]) -> None:
@@ -122,7 +156,7 @@ def show(number: int, lane: subprocess.Popen[str]) -> None:
 
 
 def run_lanes(count: int, folder: Path, arguments: list[str]) -> int:
-    """Run all lanes; the exit code of the first that failed."""
+    """Run all lanes; the exit code of the first that failed, or of `missed`."""
     (folder / "taken").mkdir(parents=True)
     lanes = [
         subprocess.Popen(  # noqa: S603 - this program
@@ -144,7 +178,17 @@ def run_lanes(count: int, folder: Path, arguments: list[str]) -> int:
             thread.join(STOP_SECONDS)
     finally:
         stop(lanes)
-    return next((code for code in codes if code), 0)
+    return next((code for code in codes if code), 0) or missed(folder)
+
+
+def missed(folder: Path) -> int:
+    """After lanes that all passed: 1 unless as many tests were run as there are."""
+    there = int((folder / "collected").read_text(encoding="ascii"))
+    reports = [ElementTree.parse(report) for report in folder.glob("junit-*.xml")]  # noqa: S314 - pytest's own
+    run = sum(1 for report in reports for _ in report.iter("testcase"))
+    if run != there:
+        print(f"{there} tests were collected and {run} were run: lanes did not collect the same")
+    return int(run != there)
 
 
 def stop(lanes: list[subprocess.Popen[str]]) -> None:
@@ -162,8 +206,7 @@ def stop(lanes: list[subprocess.Popen[str]]) -> None:
 def main(arguments: list[str]) -> int:
     """Start the lanes, or be one of them."""
     if arguments[0] == "lane":
-        number, count = int(arguments[1]), int(arguments[2])
-        return run_lane(number, 1 < count == number, Path(arguments[3]), arguments[4:])
+        return run_lane(int(arguments[1]), int(arguments[2]), Path(arguments[3]), arguments[4:])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # programs that tests start compile once, not each time
     count = good_number() if arguments[0] == "auto" else int(arguments[0])

@@ -25,13 +25,14 @@ PROJECT = {
     "test_c.py": "import pytest\n@pytest.mark.parametrize('n', range(3))\ndef test_many(n): pass\n",
     "test_d.py": "def test_bad(): assert 1 == 2\n",
     "test_e.py": "import pytest\ndef test_skipped(): pytest.skip('no')\n",
+    "tests/server/test_f.py": "import pytest\n@pytest.mark.kafka\ndef test_served(): pass\n",
 }
 
 
 def run(folder: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], list[Counter[str]]]:
     """Run the project's tests in two lanes; how often each was run, by lane."""
-    folder.mkdir(exist_ok=True)
     for name, text in PROJECT.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, str(LANES), "2", "reports", "-p", "no:hypothesispytest", *arguments],
@@ -60,7 +61,9 @@ def test_every_test_is_run_once_and_a_failure_in_a_lane_is_one_of_all(tmp_path: 
         "test_c.test_many[2]": 1,
         "test_d.test_bad": 1,
         "test_e.test_skipped": 1,
+        "tests.server.test_f.test_served": 1,
     }
+    assert "tests.server.test_f.test_served" in second, "the last lane alone collects it"
     assert any({"test_a.test_broker", "test_b.test_broker"} <= set(lane) for lane in (first, second))
     assert done.returncode == 1
     assert "assert 1 == 2" in done.stdout
@@ -73,6 +76,18 @@ def test_lanes_that_pass_pass_and_a_lane_that_cannot_collect_fails(tmp_path: Pat
     done, lanes = run(tmp_path / "bad", "test_a.py", "not_there.py")
     assert done.returncode == 4, done.stdout
     assert sum(lanes, Counter()) == {}
+
+
+def test_a_test_that_no_lane_ran_is_missed(
+    lanes: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for lane in (1, 2):
+        (tmp_path / f"junit-{lane}.xml").write_text("<testsuites><testcase/></testsuites>", encoding="utf-8")
+    (tmp_path / "collected").write_text("2", encoding="ascii")
+    assert lanes.missed(tmp_path) == 0
+    (tmp_path / "collected").write_text("3", encoding="ascii")
+    assert lanes.missed(tmp_path) == 1
+    assert "3 tests were collected and 2 were run" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
@@ -88,15 +103,16 @@ def lanes() -> ModuleType:
 def test_what_waits_for_others_or_long_comes_first(lanes: ModuleType) -> None:
     def item(path: str, *markers: str, **more: Any) -> SimpleNamespace:
         mark = lambda name: name if name in markers else None  # noqa: E731
-        return SimpleNamespace(path=path, get_closest_marker=mark, **more)
+        return SimpleNamespace(path=Path(path), get_closest_marker=mark, **more)
 
     plain = item("a.py", fixturenames=["tmp_path"])
     by_fixture = item("a.py", fixturenames=["kafka_broker"])
     scrapes, long = item("b.py", "prometheus"), item("c.py", "slow")
     fire, both = item("d.py", "fire"), item("e.py", "fire", "kafka")
-    items = [plain, scrapes, long, fire, item("d.py"), both, by_fixture]
+    own = item(str(Path.cwd() / "tests/server/z.py"), "kafka")
+    items = [plain, own, scrapes, long, fire, item("d.py"), both, by_fixture]
     found = lanes.units(items)
-    assert list(found) == ["the Kafka broker", "d.py", "c.py", "b.py", "a.py"]
+    assert list(found) == [str(own.path), "the Kafka broker", "d.py", "c.py", "b.py", "a.py"]
     assert found["the Kafka broker"] == [both, by_fixture]
-    assert found["d.py"] == [fire, items[4]]
+    assert found["d.py"] == [fire, items[5]]
     assert found["a.py"] == [plain]

@@ -6,7 +6,6 @@ import importlib.util
 
 import numpy as np
 import pytest
-import torch
 from scipy import stats
 
 from mlmon.errors import MlmonError
@@ -162,6 +161,8 @@ def test_pytorch_is_asked_for_and_absent(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_pytorch_says_the_same_as_numpy(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch  # it takes longer than all other tests here
+
     has_gpu = torch.cuda.is_available()
     monkeypatch.setattr(mmd, "BLOCK_GPU", 64)
     rng = np.random.default_rng(9)
