@@ -92,16 +92,8 @@ def subject(source: HistorySource, bounds: Bounds, where: dict[str, str]) -> dic
     chosen = {name: value for name, value in where.items() if name in ("service", "model")}
     if len(chosen) == 2:
         return chosen
-    condition = "".join(f" and {name} = ?" for name in chosen)
-    counts = source.query(
-        "readings",
-        "select service, model, count(*) as n from rows "  # noqa: S608 - names of ours, values are bound
-        f"where service is not null and model is not null{condition} "
-        "group by all order by n desc, service, model limit 1",
-        bounds,
-        list(chosen.values()),
-    )
-    return {} if counts.empty else {name: str(counts[name].iloc[0]) for name in ("service", "model")}
+    service, model = source.busiest(bounds, chosen)
+    return {"service": service, "model": model} if service else {}
 
 
 def known_values(source: HistorySource, bounds: Bounds, where: dict[str, str], column: str) -> list[str]:
@@ -112,16 +104,15 @@ def known_values(source: HistorySource, bounds: Bounds, where: dict[str, str], c
 
 
 def levels(source: HistorySource, side: Side) -> pd.DataFrame:
-    """Means of readings over a side's time: reading, unit, value, n, windows."""
+    """Means of readings over a side's time: reading, unit, value, n."""
     marks = ", ".join("?" for _ in _READINGS)
     condition = "".join(f" and {name} = ?" for name in side.where)
     rows = source.query(
         "readings",
         f"""
         select metric, coalesce(monitor, '') as monitor, coalesce(field, '') as field,
-               cast(labels as varchar) as labels,
                coalesce(sum(value * n) / nullif(sum(n), 0), avg(value)) as value,
-               coalesce(sum(n), 0) as n, count(distinct window_start) as windows
+               coalesce(sum(n), 0) as n
         from rows where metric in ({marks}){condition} group by all order by all
         """,  # noqa: S608 - names of columns of ours, values are bound
         side.bounds,
@@ -129,7 +120,7 @@ def levels(source: HistorySource, side: Side) -> pd.DataFrame:
     )
     rows["reading"] = [_named(row) for row in rows.itertuples()]
     rows["unit"] = rows["metric"].map(dict(_READINGS))
-    return rows[["reading", "unit", "value", "n", "windows"]]
+    return rows[["reading", "unit", "value", "n"]]
 
 
 def _named(row: object) -> str:
@@ -137,18 +128,17 @@ def _named(row: object) -> str:
     name = metric.removeprefix("mlmon_").replace("_", " ")
     if field:
         return f"{monitor}/{field}: effect"
-    labels = str(getattr(row, "labels")).strip("{}")  # noqa: B009 - a row of pandas has no type
-    return f"{name} ({labels.replace('=', ' ')})" if labels else name
+    return name
 
 
 def volume(source: HistorySource, side: Side) -> pd.DataFrame:
-    """Share of bad events by objective, with its events: reading, unit, value, n, windows."""
+    """Share of bad events by objective, with its events: reading, unit, value, n."""
     condition = "".join(f" and {name} = ?" for name in side.where)
     rows = source.query(
         "outcomes",
         f"""
         select slo, sum(weight) filter (outcome = 'bad') / nullif(sum(weight), 0) as value,
-               sum(n) as n, count(distinct window_start) as windows
+               sum(n) as n
         from rows where true{condition} group by slo order by slo
         """,  # noqa: S608 - names of columns of ours, values are bound
         side.bounds,
@@ -157,11 +147,11 @@ def volume(source: HistorySource, side: Side) -> pd.DataFrame:
     rows["value"] = rows["value"].fillna(0.0)
     rows["reading"] = [f"bad by objective {name}" for name in rows["slo"]]
     rows["unit"] = "share of requests"
-    return rows[["reading", "unit", "value", "n", "windows"]]
+    return rows[["reading", "unit", "value", "n"]]
 
 
 def latency(source: HistorySource, side: Side) -> pd.DataFrame:
-    """Quantiles of latency by part, of the sketches of all windows: reading, unit, value, n, windows.
+    """Quantiles of latency by part, of the sketches of all windows: reading, unit, value, n.
 
     Exact to the sketch's accuracy. Of more than 20,000 sketches those of every k-th window are taken.
     """
@@ -177,7 +167,7 @@ def latency(source: HistorySource, side: Side) -> pd.DataFrame:
     rows = source.query(
         "latency",
         f"""
-        select part, sketch, n, window_start from rows where true{condition}
+        select part, sketch, n from rows where true{condition}
         qualify dense_rank() over (order by window_start) % {every} = 0
         """,  # noqa: S608 - names of columns of ours, values are bound
         side.bounds,
@@ -188,10 +178,9 @@ def latency(source: HistorySource, side: Side) -> pd.DataFrame:
         whole = QuantileSketch()
         for data in mine["sketch"]:
             whole.merge(QuantileSketch.from_bytes(bytes(data)))
-        windows = mine["window_start"].nunique()
         for name, value in zip(QUANTILES, whole.quantiles(list(QUANTILES.values())), strict=True):
-            found.append((f"latency {part}, {name}", "s", value, int(mine["n"].sum()), windows))
-    return pd.DataFrame(found, columns=["reading", "unit", "value", "n", "windows"])
+            found.append((f"latency {part}, {name}", "s", value, int(mine["n"].sum())))
+    return pd.DataFrame(found, columns=["reading", "unit", "value", "n"])
 
 
 def cell_fields(source: HistorySource, side: Side) -> list[tuple[str, str]]:

@@ -215,12 +215,15 @@ def flatten(now: NDArray[np.float32], baseline: NDArray[np.float32] | None, meth
     if method == "umap" and len(fitted) > 15:
         return _umap(now, baseline)
     centre = fitted.mean(0)
-    _, lengths, directions = np.linalg.svd(fitted - centre, full_matrices=False)
-    axes = directions[:2]
+    away = (fitted - centre).astype(np.float64)
+    # by the covariance: d is some hundreds, events are thousands
+    squares, directions = np.linalg.eigh(away.T @ away)
+    axes = directions[:, ::-1][:, :2].T
+    # a direction's sign is nobody's: the largest part points up, so that a picture looks the same again
+    axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
     if len(axes) < 2:
         axes = np.vstack([axes, np.zeros((2 - len(axes), fitted.shape[1]))])
-    squares = lengths**2
-    share = float(squares[:2].sum() / max(float(squares.sum()), 1e-300))
+    share = float(squares[-2:].sum() / max(float(squares.sum()), 1e-300))
     other = np.zeros((0, 2)) if baseline is None else (baseline - centre) @ axes.T
     return Flat(np.asarray((now - centre) @ axes.T, np.float64), np.asarray(other, np.float64), share)
 

@@ -89,28 +89,40 @@ def segments(
 ) -> pd.DataFrame:
     """The same field in each segment and version: who carries the shift."""
     free = {name: value for name, value in where.items() if name not in ("segment", "version")}
-    table = ranking(source, bounds, free, [monitor])
-    return table[table["field"] == field].reset_index(drop=True)
+    return ranking(source, bounds, {**free, "monitor": monitor, "field": field})
 
 
 def distribution(
     source: HistorySource, bounds: Bounds, where: dict[str, str], monitor: str, field: str
 ) -> tuple[NDArray[np.float64], int, ScopeKey] | None:
     """Σw by cell, sampled events, and whose they are; of the version with most of them. None without any."""
-    names = ["service", "model", "version", "segment", "cells", "n"]
-    chosen = {**where, "monitor": monitor, "field": field}
-    rows = source.rows("distributions", bounds, chosen, [*names, "kind"])
-    rows = rows[rows["kind"].isin(["cells", "rate"])]
+    condition = "".join(f" and {name} = ?" for name in where)
+    rows = source.query(
+        "distributions",
+        f"""
+        with mine as (
+            select coalesce(service, '') as service, coalesce(model, '') as model,
+                   coalesce(version, '') as version, window_start, cells, len(cells) as width, n
+            from rows where monitor = ? and field = ? and kind in ('cells', 'rate'){condition}
+        ), most as (
+            select service, model, version, arg_max(width, window_start) as width, sum(n) as n
+            from mine group by service, model, version order by n desc, service, model, version limit 1
+        ), kept as (
+            select mine.* from mine join most using (service, model, version, width)
+        )
+        select service, model, version, place, sum(cells[place]) as total,
+               (select sum(n) from kept) as n
+        from (select *, unnest(range(1, width + 1)) as place from kept)
+        group by service, model, version, place order by place
+        """,  # noqa: S608 - names of columns of ours, values are bound
+        bounds,
+        [monitor, field, *where.values()],
+    )
     if rows.empty:
         return None
-    # a service without a segment column in its series has one series, ""; never both
-    sizes = rows.groupby(["service", "model", "version"])["n"].sum().sort_values(ascending=False)
-    service, model, version = sizes.index[0]
-    mine = rows[(rows["service"] == service) & (rows["model"] == model) & (rows["version"] == version)]
-    lengths = mine["cells"].map(len)
-    mine = mine[lengths == lengths.iloc[-1]]
-    total = np.sum(np.stack(mine["cells"].to_list()), axis=0)
-    return total, int(mine["n"].sum()), ScopeKey(str(service), str(model), str(version))
+    first = rows.iloc[0]
+    key = ScopeKey(*(str(first[name] or "") for name in ("service", "model", "version")))
+    return rows["total"].to_numpy(np.float64), int(first["n"]), key
 
 
 def reference_of(

@@ -6,14 +6,14 @@ as well. Every axis says its unit, and a threshold is a line or a band, never a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import plotly.graph_objects as go
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     import pandas as pd
     from numpy.typing import NDArray
 
@@ -97,7 +97,7 @@ def lines(
         )
         figure.add_trace(
             go.Scatter(
-                x=line.frame["time"],
+                x=_moments(line.frame["time"]),
                 y=line.frame["value"],
                 name=line.name,
                 mode="lines" if len(line.frame) > 1 else "markers",
@@ -120,6 +120,14 @@ def lines(
             trace.y = [max(value, 0.01) for value in trace.y]
         figure.update_yaxes(type="log", rangemode="normal")
     return figure
+
+
+def _moments(times: pd.Series) -> Sequence[Any]:
+    """Times as text: what a browser is sent anyway, and many times faster than one object for each."""
+    if not hasattr(times.dtype, "tz"):
+        return list(times)
+    naive = times.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()
+    return [f"{text}Z" for text in np.datetime_as_string(naive, unit="s").tolist()]
 
 
 def add_band(figure: go.Figure, limits: tuple[float, float], mean: float, name: str) -> None:

@@ -33,6 +33,8 @@ _PLAIN = {
 }
 #: How much further than ever before the incident a plain reading must lie.
 _FURTHER = 1.5
+#: Most fields of an incident.
+_MOST_FIELDS = 1_000
 #: Windows before the incident that a plain reading needs to have bounds.
 _LEAST_BEFORE = 8
 
@@ -141,16 +143,7 @@ def _whose(
         return where["service"], where["model"]
     if len(told):
         return str(told.iloc[0]["service"]), str(told.iloc[0]["model"])
-    condition = "and service = ? " if "service" in where else ""
-    counts = source.query(
-        "readings",
-        "select service, model, count(*) as n from rows "  # noqa: S608 - words of ours, the value is bound
-        "where service is not null and model is not null "
-        f"{condition}group by all order by n desc, service, model limit 1",
-        bounds,
-        [where["service"]] if condition else [],
-    )
-    return (str(counts["service"].iloc[0]), str(counts["model"].iloc[0])) if len(counts) else ("", "")
+    return source.busiest(bounds, {name: where[name] for name in ("service", "model") if name in where})
 
 
 def _cause(page: pd.Series | None, moved: tuple[Moved, ...]) -> tuple[str, str]:
@@ -174,32 +167,41 @@ def _scope(row: pd.Series) -> str:
 
 def _fields(source: HistorySource, bounds: Bounds, own: dict[str, str]) -> list[Moved]:
     """Drift fields whose evidence reached their threshold; the effects are what is told."""
-    evidence = source.readings([drift.EVIDENCE.name], bounds, own)
-    effects = source.readings([drift.EFFECT.name], bounds, own)
-    keys = ["version", "deployment", "segment", "monitor", "field"]
-    crossed = evidence[evidence["value"] >= evidence["threshold"]]
-    by = dict(iter(effects.groupby(keys, dropna=False)))
-    found = []
-    for key, part in crossed.groupby(keys, dropna=False):
-        first = part.sort_values("time").iloc[0]
-        rows = by.get(key, pd.DataFrame(columns=effects.columns))
-        before, after = rows[rows["time"] < first["time"]], rows[rows["time"] >= first["time"]]
-        monitor, name = str(first["monitor"]), str(first["field"])
-        found.append(
-            Moved(
-                first["time"],
-                f"{monitor}: {name} drifted",
-                monitor if monitor in _ORDER else "predictions",
-                float(before["value"].median()) if len(before) else float("nan"),
-                float(after["value"].max()) if len(after) else float("nan"),
-                float(rows["threshold"].max()) if len(rows) else float("nan"),
-                _scope(first),
-                drift.EFFECT.name,
-                monitor,
-                name,
-            )
+    condition = "".join(f" and {name} = ?" for name in own)
+    keys = ("version", "deployment", "segment", "monitor", "field")
+    series = ", ".join(f"coalesce({name}, '') as {name}" for name in keys)
+    rows = source.query(
+        "readings",
+        f"""
+        with crossed as (
+            select {series}, min(window_end) as first_moment
+            from rows where metric = ? and value >= threshold{condition} group by all
+        ), effects as (
+            select {series}, window_end, value, threshold from rows where metric = ?{condition}
         )
-    return found
+        select crossed.*, median(value) filter (window_end < first_moment) as before,
+               max(value) filter (window_end >= first_moment) as worst, max(threshold) as bound
+        from crossed left join effects using ({", ".join(keys)})
+        group by all order by all limit {_MOST_FIELDS}
+        """,  # noqa: S608 - names of columns of ours, values are bound
+        bounds,
+        [drift.EVIDENCE.name, *own.values(), drift.EFFECT.name, *own.values()],
+    )
+    return [
+        Moved(
+            row["first_moment"],
+            f"{row['monitor']}: {row['field']} drifted",
+            row["monitor"] if row["monitor"] in _ORDER else "predictions",
+            float(row["before"]),
+            float(row["worst"]),
+            float(row["bound"]),
+            _scope(row),
+            drift.EFFECT.name,
+            str(row["monitor"]),
+            str(row["field"]),
+        )
+        for _, row in rows.iterrows()
+    ]
 
 
 def _burns(source: HistorySource, bounds: Bounds, own: dict[str, str]) -> list[Moved]:

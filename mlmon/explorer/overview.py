@@ -50,12 +50,7 @@ def _last(frame: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
 def standings(source: HistorySource, bounds: Bounds, where: dict[str, str]) -> list[Standing]:
     """Every service and model with any window in the time looked at."""
-    counts = source.query(
-        "readings",
-        "select service, model, max(window_end) as newest, max(window_end - window_start) as long from rows "
-        "where service is not null and model is not null group by all order by all",
-        bounds,
-    )
+    counts = source.services(bounds)
     metrics = [m.name for m in (drift.PAGER_EVIDENCE, drift.PAGER_ALARM, drift.PAGER_CAUSE)]
     said = source.latest(metrics, bounds, _group_only(where))
     end = pd.Timestamp(bounds.end_us, unit="us", tz="UTC")

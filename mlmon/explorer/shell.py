@@ -155,7 +155,7 @@ def _sidebar(source: HistorySource, view: View, newest: int) -> View:
 def _choice(source: HistorySource, name: str, view: View, bounds: Bounds) -> str:
     current = getattr(view, name)
     try:
-        values = [value for value in _values(source, name, bounds, source.version()) if value]
+        values = _values(source, bounds, source.version())[name]
     except HistoryError as error:
         st.error(str(error))
         values = []
@@ -165,9 +165,10 @@ def _choice(source: HistorySource, name: str, view: View, bounds: Bounds) -> str
 
 
 @st.cache_data(show_spinner=False, max_entries=64, ttl=3600)
-def _values(_source: HistorySource, name: str, bounds: Bounds, version: str) -> list[str]:
+def _values(_source: HistorySource, bounds: Bounds, version: str) -> dict[str, list[str]]:
     del version  # only keys the cache
-    return _source.distinct(name, bounds)
+    frame = _source.choices(bounds)
+    return {name: sorted({str(value) for value in frame[name] if value}) for name in _FILTERS}
 
 
 def baselines() -> BaselineStore | None:

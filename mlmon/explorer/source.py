@@ -25,6 +25,7 @@ from mlmon.history.tables import TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import date
 
     import duckdb
     import pandas as pd
@@ -33,6 +34,14 @@ __all__ = ["POINTS", "Bounds", "HistorySource"]
 
 #: Most points of one line on a chart; more are thinned to the extremes of each stretch.
 POINTS = 600
+#: What tells lines apart, their other labels as text, and what a reading has beside its value.
+_SERIES = "metric, service, model, version, deployment, segment, monitor, field"
+_LABELS = "case when cardinality(labels) = 0 then '' else cast(labels as varchar) end"
+_CARRIED = ("threshold", "lower", "upper", "n")
+#: How old the newest reading of a line may be, µs.
+_NEWEST_US = 86_400_000_000
+#: Columns that a sidebar chooses by.
+_CHOSEN = ("service", "model", "version", "deployment", "segment")
 #: Most rows that any query returns.
 _MOST_ROWS = 200_000
 _SECOND = 1_000_000
@@ -67,6 +76,7 @@ class HistorySource:
         )
         self._lock = threading.Lock()
         self._sound: dict[tuple[Path, int], bool] = {}
+        self._folders: dict[Path, tuple[frozenset[tuple[str, int]], list[Path]]] = {}
         self._complaints: dict[Path, str] = {}
 
     # What there is
@@ -99,13 +109,60 @@ class HistorySource:
                 return int(found["newest"].iloc[0].timestamp() * _SECOND)
         return None
 
+    def choices(self, bounds: Bounds) -> pd.DataFrame:
+        """Every service, model, version, deployment and segment there are; at most ten thousand.
+
+        Of the tables that have a row a series and window (outcomes, latency) and of the readings of the last
+        hour; only where the former are empty, of all readings, which are many.
+        """
+        names = ", ".join(f"coalesce({name}, '') as {name}" for name in _CHOSEN)
+        found = self._small(bounds, f"select distinct {names} from rows limit 10000")  # noqa: S608
+        return found.drop_duplicates(ignore_index=True)
+
+    def services(self, bounds: Bounds) -> pd.DataFrame:
+        """Every service and model: end of the newest window and length of the longest; looked for likewise."""
+        text = (
+            "select service, model, max(window_end) as newest, max(window_end - window_start) as long "
+            "from rows where service is not null and model is not null group by service, model"
+        )
+        grouped = self._small(bounds, text).groupby(["service", "model"], as_index=False)
+        found: pd.DataFrame = grouped.agg({"newest": "max", "long": "max"})
+        return found
+
+    def busiest(self, bounds: Bounds, where: Mapping[str, str]) -> tuple[str, str]:
+        """The service and model with most readings among those asked for; ("", "") where there is none."""
+        found = self.services(bounds)
+        for name, value in where.items():
+            found = found[found[name] == value]
+        if len(found) > 1:
+            condition, values = _condition(where)
+            text = (
+                "select service, model, count(*) as n from rows "  # noqa: S608 - names of columns of ours
+                f"where service is not null and model is not null{condition} group by all "
+                "order by n desc, service, model limit 1"
+            )
+            found = self.query("readings", text, bounds, values)
+        return (str(found["service"].iloc[0]), str(found["model"].iloc[0])) if len(found) else ("", "")
+
+    def _small(self, bounds: Bounds, text: str) -> pd.DataFrame:
+        """Rows of a query over the tables with few rows, one table's below the other's."""
+        import pandas as pd
+
+        hour = Bounds(max(bounds.start_us, bounds.end_us - 3_600 * _SECOND), bounds.end_us)
+        parts = [self.query(table, text, bounds) for table in ("outcomes", "latency")]
+        some = any(len(part) for part in parts)
+        parts.append(self.query("readings", text, hour if some else bounds))
+        return pd.concat([part for part in parts if len(part)] or parts[-1:], ignore_index=True)
+
     def distinct(self, column: str, bounds: Bounds, where: Mapping[str, str] | None = None) -> list[str]:
-        """Values of a column of the readings, sorted; at most a thousand."""
-        condition, values = _condition(where or {})
-        name = _column(column)
-        text = f"select distinct {name} as found from rows where {name} is not null{condition} "  # noqa: S608
-        frame = self.query("readings", text + "order by 1 limit 1000", bounds, values)
-        return [str(value) for value in frame["found"]]
+        """Values of one column of `choices`, sorted, empty ones left out."""
+        frame = self.choices(bounds)
+        for name in (column, *(where or {})):
+            if name not in _CHOSEN:
+                raise HistoryError(f"there is no column {name!r} to choose by: expected one of {_CHOSEN}")
+        for name, value in (where or {}).items():
+            frame = frame[frame[name] == value]
+        return sorted({str(value) for value in frame[column] if value})
 
     # Rows
 
@@ -123,42 +180,54 @@ class HistorySource:
         labels (as text), value, threshold, lower, upper, n.
         """
         condition, values = _condition(where or {})
-        series = "metric, service, model, version, deployment, segment, monitor, field, label_text"
         step = max(1, (bounds.end_us - bounds.start_us) // max(1, points // 2))
         marks = ", ".join("?" for _ in metrics)
+        low, high = (
+            ", ".join(f"{side}({name}, value) as {prefix}_{name}" for name in ("window_end", *_CARRIED))
+            for side, prefix in (("arg_min_null", "low"), ("arg_max_null", "high"))
+        )
+        carried = ", ".join(_CARRIED)
         text = f"""
             with chosen as (
-                select *, cast(labels as varchar) as label_text,
+                select {_SERIES}, {_LABELS} as label_text, window_end, value, {carried},
                        (epoch_us(window_end) - {bounds.start_us}) // {step} as stretch
                 from rows where metric in ({marks}){condition}
-            ), ranked as (
-                select *,
-                       row_number() over (partition by {series}, stretch
-                                          order by value, window_end) as low,
-                       row_number() over (partition by {series}, stretch
-                                          order by value desc, window_end desc) as high
-                from chosen
+            ), ends as (
+                select {_SERIES}, label_text, stretch, min(value) as low_value, max(value) as high_value,
+                       {low}, {high}
+                from chosen group by all
+            ), points as (
+                select {_SERIES}, label_text, low_window_end as time, low_value as value,
+                       {", ".join(f"low_{name} as {name}" for name in _CARRIED)} from ends
+                union all
+                select {_SERIES}, label_text, high_window_end, high_value,
+                       {", ".join(f"high_{name}" for name in _CARRIED)} from ends
+                where high_window_end <> low_window_end
             )
-            select window_end as time, {series.replace("label_text", "label_text as labels")},
-                   value, threshold, lower, upper, n
-            from ranked where low = 1 or high = 1 order by {series}, time limit {_MOST_ROWS}
+            select time, {_SERIES}, label_text as labels, value, {carried}
+            from points order by {_SERIES}, labels, time limit {_MOST_ROWS}
         """  # noqa: S608 - numbers and names of columns of ours
         return self.query("readings", text, bounds, [*metrics, *values])
 
     def latest(
         self, metrics: Sequence[str], bounds: Bounds, where: Mapping[str, str] | None = None
     ) -> pd.DataFrame:
-        """The newest reading of each line, with the columns of `readings`."""
-        condition, values = _condition(where or {})
+        """The newest reading of each line, with the columns of `readings`.
+
+        Lines that said nothing for a day are left out, unless nothing was said in all of the last day.
+        """
+        last = Bounds(max(bounds.start_us, bounds.end_us - _NEWEST_US), bounds.end_us)
+        found = self._latest(metrics, last, where or {})
+        return found if len(found) or last == bounds else self._latest(metrics, bounds, where or {})
+
+    def _latest(self, metrics: Sequence[str], bounds: Bounds, where: Mapping[str, str]) -> pd.DataFrame:
+        condition, values = _condition(where)
         marks = ", ".join("?" for _ in metrics)
+        newest = ", ".join(f"arg_max_null({name}, window_end) as {name}" for name in ("value", *_CARRIED))
         text = f"""
-            select window_end as time, metric, service, model, version, deployment, segment, monitor, field,
-                   cast(labels as varchar) as labels, value, threshold, lower, upper, n
+            select max(window_end) as time, {_SERIES}, {_LABELS} as labels, {newest}
             from rows where metric in ({marks}){condition}
-            qualify row_number() over (partition by metric, service, model, version, deployment, segment,
-                                       monitor, field, cast(labels as varchar)
-                                       order by window_end desc) = 1
-            order by all limit {_MOST_ROWS}
+            group by {_SERIES}, labels order by all limit {_MOST_ROWS}
         """  # noqa: S608 - numbers and names of columns of ours
         return self.query("readings", text, bounds, [*metrics, *values])
 
@@ -215,12 +284,29 @@ class HistorySource:
                 found.extend(self._of_day(table, day))
         return found
 
-    def _of_day(self, table: str, day: object) -> list[Path]:
+    def _of_day(self, table: str, day: date) -> list[Path]:
+        """Files of a date; looked into again only when the folder's listing has changed."""
+        folder = self.directory / table / f"date={day.isoformat()}"
+        try:
+            listing = frozenset((entry.name, entry.stat().st_size) for entry in os.scandir(folder))
+        except FileNotFoundError:
+            return self._listed(table, day)  # files come and go: no listing to remember
+        with self._lock:
+            held = self._folders.get(folder)
+        if held is None or held[0] != listing:
+            held = listing, self._listed(table, day)
+            with self._lock:
+                if len(self._folders) > 10_000:
+                    self._folders.clear()
+                self._folders[folder] = held
+        return held[1]
+
+    def _listed(self, table: str, day: date) -> list[Path]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             for _ in range(20):
                 try:
-                    files = parcel_files(self.directory, table, day)  # type: ignore[arg-type]
+                    files = parcel_files(self.directory, table, day)
                     break
                 except FileNotFoundError:
                     continue
@@ -263,6 +349,7 @@ class HistorySource:
                 with self._lock:
                     self._sound[path, path.stat().st_size] = False
                     self._complaints[path] = f"{path} is left out: {error}"
+                    self._folders.pop(path.parent, None)
                 changed = True
         return changed
 
@@ -271,14 +358,6 @@ def _day(day: object) -> Bounds:
     start = datetime.fromisoformat(f"{day}T00:00:00+00:00")
     first = int(start.timestamp()) * _SECOND
     return Bounds(first, first + 86_400 * _SECOND)
-
-
-def _column(name: str) -> str:
-    if name not in TABLES["readings"].names:
-        raise HistoryError(
-            f"the readings have no column {name!r}: expected one of {TABLES['readings'].names}"
-        )
-    return name
 
 
 def _condition(where: Mapping[str, str]) -> tuple[str, list[str]]:
