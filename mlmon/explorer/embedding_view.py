@@ -16,6 +16,7 @@ import pandas as pd
 
 from mlmon.baseline.model import ScopeKey
 from mlmon.events.batch import EventBatch
+from mlmon.explorer.source import Bounds
 from mlmon.monitors.embedding_vectors import select, usual_dimension, vectors
 from mlmon.reports.window import parse_segment, plain_rows
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mlmon.baseline.store import BaselineStore
-    from mlmon.explorer.source import Bounds, HistorySource
+    from mlmon.explorer.source import HistorySource
 
 __all__ = [
     "COLOURS",
@@ -45,6 +46,9 @@ __all__ = [
 
 #: Most events of either side.
 MOST = 4_000
+#: Events that the sample is drawn from, and the stretches of time that they lie in: embeddings of a month are
+#: a gigabyte, and all of a file's are read for some of them.
+_POOL, _APART = 4 * MOST, 6
 #: What events can be coloured by.
 COLOURS = ("window", "segment", "prediction", "confidence")
 #: Stretches of time, and of confidence, that are told apart.
@@ -108,7 +112,7 @@ class Group(NamedTuple):
 def current_cloud(source: HistorySource, bounds: Bounds, where: dict[str, str]) -> Cloud | None:
     """The sample of events of the version with most of them; None where none has an embedding.
 
-    Only ranks are read of all rows; embeddings of those that are kept.
+    Of a long time, which has far more than are shown, it is drawn from six stretches evenly apart.
     """
     condition, values = _chosen(where)
     text = f"select service, model, version, count(*) as n from rows where true{condition} "  # noqa: S608
@@ -118,17 +122,7 @@ def current_cloud(source: HistorySource, bounds: Bounds, where: dict[str, str]) 
     if counts.empty:
         return None
     key = ScopeKey(*(str(counts[name].iloc[0] or "") for name in ("service", "model", "version")))
-    condition, values = _chosen({**where, **key._asdict()})
-    text = f"select rank from rows where true{condition} order by rank limit {MOST}"  # noqa: S608
-    ranks = source.query("events", text, bounds, values)["rank"]
-    if ranks.empty:
-        return None
-    names = ", ".join(("event_time as time", *_COLUMNS, "segments", "embedding"))
-    text = (
-        f"select {names} from rows where rank <= {float(ranks.iloc[-1])!r}{condition} "  # noqa: S608
-        f"order by rank limit {MOST}"
-    )
-    rows = source.query("events", text, bounds, values)
+    rows = _lowest(source, _stretches(bounds, int(counts["n"].iloc[0])), {**where, **key._asdict()})
     lengths = rows["embedding"].map(lambda one: 0 if one is None else len(one))
     usual = lengths[lengths > 0].mode()
     if usual.empty:
@@ -139,6 +133,35 @@ def current_cloud(source: HistorySource, bounds: Bounds, where: dict[str, str]) 
     events = rows.drop(columns="embedding")[good].reset_index(drop=True)
     events["segments"] = [_segment_text(one) for one in events["segments"]]
     return Cloud(key, events, points[good], int(counts["n"].iloc[0])) if good.any() else None
+
+
+def _stretches(bounds: Bounds, events: int) -> list[Bounds]:
+    """The time, or, where it has far more events than are kept, some stretches of it evenly apart."""
+    share = _POOL / max(1, events)
+    if share >= 0.5:
+        return [bounds]
+    step = (bounds.end_us - bounds.start_us) // _APART
+    starts = [bounds.start_us + number * step for number in range(_APART)]
+    # each at the end of its part, so that the newest events are among them
+    return [Bounds(start + step - max(1, int(step * share)), start + step) for start in starts]
+
+
+def _lowest(source: HistorySource, stretches: Sequence[Bounds], where: dict[str, str]) -> pd.DataFrame:
+    """The events of lowest rank, embeddings read of them alone."""
+    condition, values = _chosen(where)
+    text = f"select rank from rows where true{condition} order by rank limit {MOST}"  # noqa: S608
+    ranks = np.concatenate(
+        [source.query("events", text, one, values)["rank"].to_numpy() for one in stretches]
+    )
+    limit = float(np.sort(ranks)[:MOST][-1]) if len(ranks) else 0.0
+    names = ", ".join(("rank", "event_time as time", *_COLUMNS, "segments", "embedding"))
+    text = (
+        f"select {names} from rows where rank <= {limit!r}{condition} "  # noqa: S608 - names of ours, a number
+        f"order by rank limit {MOST}"
+    )
+    parts = [source.query("events", text, one, values) for one in stretches]
+    rows = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+    return rows.sort_values("rank", kind="stable")[:MOST].drop(columns="rank")
 
 
 def _chosen(where: dict[str, str]) -> tuple[str, list[str]]:

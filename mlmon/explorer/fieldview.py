@@ -8,7 +8,7 @@ import streamlit as st
 
 from mlmon.catalog import drift
 from mlmon.explorer import fields
-from mlmon.explorer.figures import Line, bars, lines
+from mlmon.explorer.figures import Line, bars, by_series, lines
 from mlmon.explorer.shell import baselines, chart, empty
 
 if TYPE_CHECKING:
@@ -74,8 +74,7 @@ def field_view(page: Page, monitor: str, field: str) -> None:
 
 def _line(rows: pd.DataFrame, metric: str, limit: str, title: str, unit: str, *, log: bool = False):  # type: ignore[no-untyped-def]
     mine = rows[rows["metric"] == metric]
-    names = mine[["version", "deployment", "segment"]].fillna("").agg(" ".join, axis=1).str.strip()
-    series = [Line(str(name), part) for name, part in mine.groupby(names)]
+    series = [Line(name, part) for name, part in by_series(mine, ("version", "deployment", "segment"))]
     limits = mine.dropna(subset=["threshold"]).sort_values("time").drop_duplicates("time")
     limits = limits.assign(value=limits["threshold"])
     return lines([*series, Line(limit, limits, limit=True)], title, unit, log=log)

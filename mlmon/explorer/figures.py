@@ -27,6 +27,7 @@ __all__ = [
     "Points",
     "add_band",
     "bars",
+    "by_series",
     "duration_bars",
     "lines",
     "placeholder",
@@ -78,6 +79,18 @@ def styled(figure: go.Figure, title: str, unit: str, height: int = 330) -> go.Fi
     return figure
 
 
+def by_series(rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[str, pd.DataFrame]]:
+    """Rows by what tells their lines apart, each with a name of it; what is usual (stable) is not named.
+
+    By groups, never row by row: a month has ten thousands of rows.
+    """
+    found = []
+    for key, part in rows.groupby(list(columns), dropna=False, sort=True):
+        words = [str(one) for one in key if isinstance(one, str) and one not in ("", "stable")]
+        found.append((" ".join(words) or "all", part))
+    return found
+
+
 def lines(
     series: Sequence[Line],
     title: str,
@@ -98,7 +111,7 @@ def lines(
         figure.add_trace(
             go.Scatter(
                 x=_moments(line.frame["time"]),
-                y=line.frame["value"],
+                y=line.frame["value"].to_numpy(),
                 name=line.name,
                 mode="lines" if len(line.frame) > 1 else "markers",
                 line=style,
@@ -122,12 +135,12 @@ def lines(
     return figure
 
 
-def _moments(times: pd.Series) -> Sequence[Any]:
-    """Times as text: what a browser is sent anyway, and many times faster than one object for each."""
+def _moments(times: pd.Series) -> NDArray[Any]:
+    """Times in UTC as text: what a browser is sent anyway, and many times faster than one object for each."""
     if not hasattr(times.dtype, "tz"):
-        return list(times)
-    naive = times.dt.tz_convert("UTC").dt.tz_localize(None).to_numpy()
-    return [f"{text}Z" for text in np.datetime_as_string(naive, unit="s").tolist()]
+        return np.asarray(times)
+    naive = np.asarray(times.dt.tz_convert("UTC").dt.tz_localize(None))
+    return np.datetime_as_string(naive, unit="s")
 
 
 def add_band(figure: go.Figure, limits: tuple[float, float], mean: float, name: str) -> None:
@@ -261,8 +274,8 @@ def scatter(
                 y=group.places[:, 1],
                 mode="markers",
                 name=f"{group.name} ({len(group.rows):,})",
-                customdata=list(group.rows),
-                text=list(group.words),
+                customdata=np.asarray(group.rows),
+                text=np.asarray(group.words),
                 marker={**style, "size": 6, "opacity": 0.75},
                 hovertemplate="%{text}<extra></extra>",
             )

@@ -75,9 +75,17 @@ class Page:
 
     def cached(self, function: Callable[..., Any], *args: Any) -> Any:
         """`function(source, bounds, where, *args)`, computed once for each state of the files."""
-        key = f"{function.__module__}.{function.__qualname__}"
-        where = tuple(sorted(self.where.items()))
-        return _cached(self.source, function, (self._version, key, self.bounds, where, args))
+        return self._cached(function, self.where, args)
+
+    def of_group(self, function: Callable[..., Any], *args: Any) -> Any:
+        """The same for what is of a service and model as a whole, so other filters compute nothing anew."""
+        where = {name: value for name, value in self.where.items() if name in ("service", "model")}
+        return self._cached(function, where, args)
+
+    def _cached(self, function: Callable[..., Any], where: dict[str, str], args: tuple[Any, ...]) -> Any:
+        name = f"{function.__module__}.{function.__qualname__}"
+        key = (self._version, name, self.bounds, tuple(sorted(where.items())), args)
+        return _cached(self.source, function, key)
 
     def computed(self, function: Callable[..., Any], key: tuple[Any, ...], *args: Any) -> Any:
         """`function(*args)`, computed once for each state of files, view and `key`, which names `args`."""

@@ -72,7 +72,8 @@ class HistorySource:
             raise MissingExtraError(str(error.name), "explorer") from None
         self.directory = Path(directory)
         self._connection = duckdb.connect(
-            ":memory:", config={"autoinstall_known_extensions": "false", "threads": "2"}
+            ":memory:",
+            config={"autoinstall_known_extensions": "false", "threads": str(min(8, os.cpu_count() or 1))},
         )
         self._lock = threading.Lock()
         self._sound: dict[tuple[Path, int], bool] = {}
@@ -120,7 +121,7 @@ class HistorySource:
         return found.drop_duplicates(ignore_index=True)
 
     def services(self, bounds: Bounds) -> pd.DataFrame:
-        """Every service and model: end of the newest window and length of the longest; looked for likewise."""
+        """Every service and model: end of the newest window and length of the longest; of the same tables."""
         text = (
             "select service, model, max(window_end) as newest, max(window_end - window_start) as long "
             "from rows where service is not null and model is not null group by service, model"
@@ -214,11 +215,16 @@ class HistorySource:
     ) -> pd.DataFrame:
         """The newest reading of each line, with the columns of `readings`.
 
-        Lines that said nothing for a day are left out, unless nothing was said in all of the last day.
+        Lines that said nothing for a day are left out, unless their whole service did.
         """
         last = Bounds(max(bounds.start_us, bounds.end_us - _NEWEST_US), bounds.end_us)
         found = self._latest(metrics, last, where or {})
-        return found if len(found) or last == bounds else self._latest(metrics, bounds, where or {})
+        if len(found) or last == bounds:
+            return found
+        lives = self.services(last)
+        for name in ("service", "model"):
+            lives = lives[lives[name] == where[name]] if where and name in where else lives
+        return found if len(lives) else self._latest(metrics, bounds, where or {})
 
     def _latest(self, metrics: Sequence[str], bounds: Bounds, where: Mapping[str, str]) -> pd.DataFrame:
         condition, values = _condition(where)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from mlmon.baseline.model import ScopeKey
 from mlmon.catalog import requests
+from mlmon.explorer.figures import by_series
 from mlmon.registry.tokenizers import load_tokenizer
 
 if TYPE_CHECKING:
@@ -131,9 +132,7 @@ def series(rows: pd.DataFrame, metric: str) -> list[tuple[str, pd.DataFrame]]:
         return []
     several = mine[["service", "model"]].drop_duplicates().shape[0] > 1
     columns = [*(["service", "model"] if several else []), "version", "deployment", "segment"]
-    names = mine[columns].fillna("").agg(" ".join, axis=1).str.replace("stable", "").str.split().str.join(" ")
-    parts = [(str(name) or "all", part) for name, part in mine.groupby(names)]
-    return sorted(parts, key=lambda part: -float(part[1]["n"].sum()))
+    return sorted(by_series(mine, columns), key=lambda part: -float(part[1]["n"].sum()))
 
 
 def band(

@@ -30,7 +30,7 @@ def draw() -> None:
     page = begin("Compare", "Left is what the sidebar says; right is what is chosen here.")
     if page is None:
         return
-    whose: dict[str, str] = page.cached(compare.subject)
+    whose: dict[str, str] = page.of_group(compare.subject)
     if not whose:
         empty("No service has windows in this time.", "Choose a longer time or fewer filters in the sidebar.")
         return
@@ -58,7 +58,7 @@ def _right(page: Page, whose: dict[str, str]) -> Side:
     for column, name in zip(columns[1:], _CHOSEN, strict=True):
         same = page.where.get(name, _ALL)
         current = getattr(page.view, f"other_{name}") or same
-        options = list(dict.fromkeys([_ALL, *sorted({*page.cached(compare.known_values, name), current})]))
+        options = list(dict.fromkeys([_ALL, *sorted({*page.of_group(compare.known_values, name), current})]))
         picked = str(column.selectbox(f"right: {name}", options, index=options.index(current)))
         changes[f"other_{name}"] = "" if picked == same else picked
         if picked != _ALL:

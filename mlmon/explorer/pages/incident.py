@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from mlmon.catalog import METRICS
-from mlmon.explorer.figures import Line, lines, timeline
+from mlmon.explorer.figures import Line, by_series, lines, timeline
 from mlmon.explorer.incident import incident
 from mlmon.explorer.overview import label, pages
 from mlmon.explorer.postmortem import to_html, to_markdown
@@ -29,7 +29,7 @@ def draw() -> None:
     page = begin("Incident", "From a page to its cause: what moved, since when, for whom.")
     if page is None:
         return
-    found: Incident | None = page.cached(incident)
+    found: Incident | None = page.of_group(incident)
     if found is None:
         empty("No service has windows in this time.", "Choose a longer time or fewer filters in the sidebar.")
         return
@@ -60,7 +60,7 @@ def _verdict(page: Page, found: Incident) -> None:
     columns[3].metric("paged after", "not paged" if delay is None else f"{delay / 60:.1f} min")
     if found.why:
         st.caption(f"Cause: {found.why}.")
-    others = page.cached(pages)
+    others = page.of_group(pages)
     if len(others) > 1:
         with st.expander(f"{len(others)} pages in this time"):
             for row in others.itertuples():
@@ -106,7 +106,8 @@ def _figure(page: Page, found: Incident, one: Moved) -> go.Figure | None:
     where = {"service": found.service, "model": found.model}
     if one.field:
         where |= {"monitor": one.monitor, "field": one.field}
-    rows = page.source.readings([one.metric], page.bounds, where)
+    key = (one.metric, tuple(where.items()))
+    rows: pd.DataFrame = page.computed(page.source.readings, key, [one.metric], page.bounds, where)
     if rows.empty:
         return None
     objective = (
@@ -114,11 +115,10 @@ def _figure(page: Page, found: Incident, one: Moved) -> go.Figure | None:
     )
     if objective:
         rows = rows[[label(text, "slo") == objective for text in rows["labels"]]]
-        names = pd.Series([f"over {label(text, 'window')}" for text in rows["labels"]], index=rows.index)
+        named = [(f"over {label(str(text), 'window')}", part) for text, part in rows.groupby("labels")]
     else:
-        parts = rows[["version", "segment"]].fillna("")
-        names = parts.agg(" ".join, axis=1).str.strip().replace("", "all")
-    series = [Line(str(name), part) for name, part in rows.groupby(names)]
+        named = by_series(rows, ("version", "segment"))
+    series = [Line(name, part) for name, part in named]
     limit = rows.assign(value=one.limit).sort_values("time").drop_duplicates("time")
     marks = [(one.at, "crossed, page" if one.at == found.paged else "crossed")]
     if found.paged not in (None, one.at):

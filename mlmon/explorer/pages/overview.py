@@ -23,7 +23,7 @@ def draw() -> None:
     page = begin("Overview", "Where every service stands, and what led there. Times are in UTC.")
     if page is None:
         return
-    standings = page.cached(overview.standings)
+    standings = page.of_group(overview.standings)
     if not standings:
         empty("No windows in this time.", "Choose a longer time or fewer filters in the sidebar.")
         return
@@ -58,7 +58,7 @@ def _standings(page: Page, standings: list[overview.Standing]) -> None:
 
 def _pages(page: Page) -> None:
     st.subheader("Pages")
-    pages = page.cached(overview.pages)
+    pages = page.of_group(overview.pages)
     if pages.empty:
         st.caption("None in this time.")
         return
@@ -76,7 +76,7 @@ def _pages(page: Page) -> None:
 
 def _pager(page: Page) -> None:
     st.subheader("How near a page is")
-    frame = page.cached(overview.pager)
+    frame = page.of_group(overview.pager)
     if frame.empty:
         empty(
             "No drift is judged here.",
@@ -89,7 +89,7 @@ def _pager(page: Page) -> None:
     ]
     limits = frame.dropna(subset=["threshold"]).assign(value=lambda rows: rows["threshold"])
     limit = limits.sort_values("time").drop_duplicates("time")
-    marks = [(row.opened, "page") for row in page.cached(overview.pages).head(8).itertuples()]
+    marks = [(row.opened, "page") for row in page.of_group(overview.pages).head(8).itertuples()]
     figure = lines(
         [*series, Line("a page is due", limit, limit=True)],
         "Evidence that something moved, against the threshold",
@@ -102,7 +102,7 @@ def _pager(page: Page) -> None:
 
 def _budgets(page: Page) -> None:
     st.subheader("Error budgets")
-    frame = page.cached(overview.budgets)
+    frame = page.of_group(overview.budgets)
     if frame.empty:
         st.caption("No objective is judged here: see `[monitors.slo]`.")
         return
