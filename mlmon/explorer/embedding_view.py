@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.linalg import eigh
 
 from mlmon.baseline.model import ScopeKey
 from mlmon.events.batch import EventBatch
@@ -238,15 +239,17 @@ def flatten(now: NDArray[np.float32], baseline: NDArray[np.float32] | None, meth
     if method == "umap" and len(fitted) > 15:
         return _umap(now, baseline)
     centre = fitted.mean(0)
-    away = (fitted - centre).astype(np.float64)
+    away = fitted - centre
     # by the covariance: d is some hundreds, events are thousands
-    squares, directions = np.linalg.eigh(away.T @ away)
-    axes = directions[:, ::-1][:, :2].T
+    spread = (away.T @ away).astype(np.float64)
+    first = max(0, len(spread) - 2)
+    squares, directions = eigh(spread, subset_by_index=[first, len(spread) - 1])
+    axes = directions[:, ::-1].T
     # a direction's sign is nobody's: the largest part points up, so that a picture looks the same again
     axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(1)])[:, None]
     if len(axes) < 2:
         axes = np.vstack([axes, np.zeros((2 - len(axes), fitted.shape[1]))])
-    share = float(squares[-2:].sum() / max(float(squares.sum()), 1e-300))
+    share = float(squares.sum() / max(float(np.trace(spread)), 1e-300))
     other = np.zeros((0, 2)) if baseline is None else (baseline - centre) @ axes.T
     return Flat(np.asarray((now - centre) @ axes.T, np.float64), np.asarray(other, np.float64), share)
 
