@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 #: Markers of what comes first, in this order.
 FIRST = ("kafka", "fire", "slow", "prometheus")
 #: Collected, and hence run, by the last lane alone.
-LAST = ("tests/server", "mlmon/server")
+LAST = ("tests/server", "tests/shadow", "mlmon/server")
 STOP_SECONDS = 60
 #: With more, each would collect longer than it runs, and the longest unit ends as late.
 MOST_LANES = 6
