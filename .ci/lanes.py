@@ -5,6 +5,10 @@
 runs as many lanes (`auto`: as are good here), shows what they print, every line behind its lane's number, and
 puts their reports (`junit-1.xml`, ...) into the folder. It fails if a lane fails or a test was run by none.
 
+Few tests that failed are run once more when all lanes have ended, alone: lanes share the machine, and what
+fails only beside others is no defect of what is tested. Both are told in the last lines: tests that failed
+twice, and tests that need patience taught.
+
 Every lane collects the tests, and then takes one unit after the other until none is left. A unit is a file,
 or all that share the Kafka broker, which takes seconds to start; it is taken by making a file of its name,
 which only one lane can do. What waits (for a broker, a window to end, a process to come back) and what takes
@@ -41,6 +45,8 @@ LAST = ("tests/server", "tests/shadow", "mlmon/server")
 STOP_SECONDS = 60
 #: With more, each would collect longer than it runs, and the longest unit ends as late.
 MOST_LANES = 6
+#: More failures than these are no accident.
+MOST_AGAIN = 8
 
 
 def rank(item: pytest.Item) -> int:
@@ -111,6 +117,12 @@ class Lane:
             report.result = [*report.result[at:], *report.result[:at]]
         return report
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Note what failed, in its set-up or tear-down too."""
+        if report.failed:
+            with (self._folder / "failed").open("a", encoding="utf-8") as file:
+                file.write(f"{report.nodeid}\n")
+
     def pytest_runtestloop(self, session: pytest.Session) -> bool:
         """In place of pytest's own loop over all tests."""
         if session.testsfailed:
@@ -152,11 +164,13 @@ def show(number: int, lane: subprocess.Popen[str]) -> None:
     """Print a lane's lines as they come."""
     assert lane.stdout is not None  # noqa: S101
     for line in lane.stdout:
-        print(f"{number}| {line}", end="", flush=True)
+        # what DuckDB's binding says of interpreters that end with objects alive drowns what matters
+        if not line.startswith(("nanobind:", " - leaked ", " - ... skipped", "See https://nanobind")):
+            print(f"{number}| {line}", end="", flush=True)
 
 
 def run_lanes(count: int, folder: Path, arguments: list[str]) -> int:
-    """Run all lanes; the exit code of the first that failed, or of `missed`."""
+    """Run all lanes; the exit code of the first that failed, or of `missed`, or of what was run `again`."""
     (folder / "taken").mkdir(parents=True)
     lanes = [
         subprocess.Popen(  # noqa: S603 - this program
@@ -178,7 +192,42 @@ def run_lanes(count: int, folder: Path, arguments: list[str]) -> int:
             thread.join(STOP_SECONDS)
     finally:
         stop(lanes)
-    return next((code for code in codes if code), 0) or missed(folder)
+    stopped = next((code for code in codes if code > 1 or code < 0), 0) or missed(folder)
+    code = stopped or (again(folder, arguments) if any(codes) else 0)
+    tell(folder)
+    return code
+
+
+def again(folder: Path, arguments: list[str]) -> int:
+    """Run what failed once more, alone; 0 if all of it passes."""
+    failed = names_of(folder / "failed")
+    if not 0 < len(failed) <= MOST_AGAIN:
+        return 1
+    print(f"{len(failed)} tests failed; once more, alone:")
+    options = [argument for argument in arguments if not Path(argument.split("::")[0]).exists()]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, *failed]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)  # noqa: S603 - pytest
+    if not done.returncode:
+        (folder / "failed").rename(folder / "failed-once")
+    return int(done.returncode != 0)
+
+
+def names_of(file: Path) -> list[str]:
+    """Tests that a file names, each once."""
+    return list(dict.fromkeys(file.read_text(encoding="utf-8").splitlines())) if file.exists() else []
+
+
+def tell(folder: Path) -> None:
+    """The last lines: how many tests passed, and which did not, or not at once."""
+    reports = [ElementTree.parse(report) for report in folder.glob("junit-*.xml")]  # noqa: S314 - pytest's own
+    cases = [case for report in reports for case in report.iter("testcase")]
+    skipped = sum(case.find("skipped") is not None for case in cases)
+    failed, once = names_of(folder / "failed"), names_of(folder / "failed-once")
+    for name in once:
+        print(f"failed beside others, passed alone: {name}")
+    for name in failed:
+        print(f"FAILED {name}")
+    print(f"{len(cases) - len(failed) - skipped} passed, {len(failed)} failed, {skipped} skipped")
 
 
 def missed(folder: Path) -> int:
