@@ -64,18 +64,32 @@ def root_cause(otherwise: str, group_by: Sequence[str] = ("service", "model")) -
 
 
 def notes(
-    settings: RuleSettings, alert: str, summary: str, description: str, dashboard: str = "mlmon-oncall"
+    settings: RuleSettings,
+    alert: str,
+    summary: str,
+    description: str,
+    dashboard: str = "mlmon-oncall",
+    *,
+    of_service: bool = True,
 ) -> dict[str, str]:
-    """The annotations of every alert."""
+    """The annotations of every alert; those of a watched service link to the explorer too.
+
+    That link says no time, since annotations are made anew at every evaluation: notifications add when the
+    alert began.
+    """
     base = settings.dashboard_url.replace("{uid}", dashboard)
     join = "&" if "?" in base else "?"
     query = "var-service={{ $labels.service | urlquery }}&var-model={{ $labels.model | urlquery }}"
-    return {
+    made = {
         "summary": summary,
         "description": description,
         "runbook_url": settings.runbook_url.replace("{alert}", alert),
         "dashboard_url": f"{base}{join}{query}",
     }
+    if settings.explorer_url and of_service:
+        page = f"{settings.explorer_url.rstrip('/')}/incident?alert={alert}&span=6h"
+        made["explorer_url"] = f"{page}&{query.replace('var-', '')}"
+    return made
 
 
 def objective_groups(objective: Objective, settings: RuleSettings) -> tuple[Group, Group]:
@@ -169,7 +183,7 @@ def _burn(
         name,
         expression,
         labels,
-        notes(settings, name, summary, description),
+        notes(settings, name, summary, description, of_service="service" in objective.group_by),
         settings.duration(_held(condition, settings)) if _held(condition, settings) else "",
         settings.duration(keep) if keep else "",
         f"The burn is above {limit} over {long}{bound} and over {short}.",
@@ -217,7 +231,7 @@ def _no_data(objective: Objective, settings: RuleSettings) -> Alert:
         NO_DATA,
         expression,
         _labels(objective, "ticket"),
-        notes(settings, NO_DATA, summary, description),
+        notes(settings, NO_DATA, summary, description, of_service="service" in objective.group_by),
         settings.duration(2 * STEP_SECONDS),
         "",
         "What the objective counts was there a day ago and is not now; it says neither good nor bad.",

@@ -20,7 +20,9 @@ _TEXT = (
     "{{ range .Alerts }}{{ .Status }}: {{ .Annotations.summary }}\n"
     "{{ .Annotations.description }}\n"
     "Runbook: {{ .Annotations.runbook_url }}\n"
-    "Dashboard: {{ .Annotations.dashboard_url }}\n\n{{ end }}"
+    "Dashboard: {{ .Annotations.dashboard_url }}\n"
+    "{{ if .Annotations.explorer_url }}Explorer: {{ .Annotations.explorer_url }}"
+    '&at={{ .StartsAt.UTC.Format "2006-01-02T15:04:05Z" }}\n{{ end }}\n{{ end }}'
 )
 
 

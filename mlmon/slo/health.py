@@ -133,7 +133,9 @@ def health_alert(rule: Rule, settings: RuleSettings, health: HealthSettings) -> 
         rule.alert,
         rule.expr,
         labels,
-        notes(settings, rule.alert, rule.summary, rule.description, rule.dashboard),
+        notes(
+            settings, rule.alert, rule.summary, rule.description, rule.dashboard, of_service=not rule.service
+        ),
         settings.duration(rule.minutes * MINUTE) if rule.minutes else "",
         settings.duration(_KEEP) if rule.severity == "page" else "",
         rule.meaning,

@@ -26,9 +26,10 @@ _HEAD = """\
 
 Every alert has the labels `severity` (`page` wakes somebody, `ticket` does not), `service`, `slo` (`none`
 where no objective is concerned), `root_cause` and `team`, and the annotations `summary`, `description`,
-`runbook_url` and `dashboard_url`. Alerts of one service with one root cause are one notification. Alerts of
-objectives, of drift, of latency and of unknown tokens take the root cause that is known of their service and
-model (`mlmon:root_cause:info`), and the one below where none is.
+`runbook_url`, `dashboard_url` and, where a watched service is concerned, `explorer_url`. Alerts of one
+service with one root cause are one notification. Alerts of objectives, of drift, of latency and of unknown
+tokens take the root cause that is known of their service and model (`mlmon:root_cause:info`), and the one
+below where none is.
 
 The rules are in [alerts/rules](../alerts/rules), their unit tests in [alerts/tests](../alerts/tests); both
 are generated. `promtool test rules alerts/tests/*_test.yml` runs the tests. [slo.md](slo.md) says what the

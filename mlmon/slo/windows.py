@@ -12,6 +12,7 @@ the quotient of the sums. Ratios are never averaged.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -51,6 +52,7 @@ class RuleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             stopped, so that a dying exporter cannot resolve its own page.
         runbook_url: with `{alert}` where the alert's name goes.
         dashboard_url: of Grafana's dashboards, with `{uid}` where the dashboard's uid goes.
+        explorer_url: of the explorer; empty: alerts do not link to it.
         time_scale: every window, interval and duration is divided by it; names stay. For rehearsals.
     """
 
@@ -58,6 +60,7 @@ class RuleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_firing_seconds: Annotated[int, msgspec.Meta(ge=0)] = 900
     runbook_url: str = "https://runbooks.example/{alert}.md"
     dashboard_url: str = "https://grafana.example/d/{uid}"
+    explorer_url: str = ""
     time_scale: _Positive = 1.0
 
     def __post_init__(self) -> None:
@@ -66,6 +69,11 @@ class RuleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 raise ValueError(
                     f"{name}: expected an address with {place} in it; got {getattr(self, name)!r}"
                 )
+        if self.explorer_url and urlsplit(self.explorer_url).scheme not in ("http", "https"):
+            raise ValueError(
+                "explorer_url: expected an address such as https://explorer.example; "
+                f"got {self.explorer_url!r}"
+            )
 
     def seconds(self, nominal: float) -> float:
         """A nominal duration, scaled, in seconds."""

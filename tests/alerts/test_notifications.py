@@ -230,6 +230,7 @@ def test_every_channel_says_service_and_cause(
         render_alertmanager(NotifyConfig(everything, nobody, nobody, group_wait_seconds=WAIT))
     )
     notes = {"summary": "Unknown tokens jumped", "runbook_url": "https://runbooks.example/x.md"}
+    notes["explorer_url"] = "http://explorer.example/incident?service=checkout"
     server.fire([labels("MlmonUnknownTokenJump", root_cause="tokenizer")], notes)
     paths = ("/pagerduty", "/opsgenie/v2/alerts", "/slack", "/hook")
     wait_for(lambda: all(notifications.at(path) for path in paths))
@@ -239,6 +240,8 @@ def test_every_channel_says_service_and_cause(
     assert pagerduty.body["payload"]["summary"] == title
     assert pagerduty.body["payload"]["severity"] == "critical"
     assert "Runbook: https://runbooks.example/x.md" in pagerduty.body["payload"]["custom_details"]["alerts"]
+    began = hook.body["alerts"][0]["startsAt"][:19]
+    assert f"Explorer: {notes['explorer_url']}&at={began}Z\n" in opsgenie.body["description"]
     assert opsgenie.headers["Authorization"] == "GenieKey api-key"
     assert (opsgenie.body["message"], opsgenie.body["priority"]) == (title, "P1")
     (attachment,) = slack.body["attachments"]

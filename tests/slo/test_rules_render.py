@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 import pytest
@@ -21,6 +22,7 @@ from mlmon.cli import cli
 from mlmon.cli.render import rendered
 from mlmon.drift.pager import PRECEDENCE
 from mlmon.errors import ConfigError
+from mlmon.explorer.view import read_query
 from mlmon.slo.alerting import alert_name, objective_groups
 from mlmon.slo.health import HealthSettings
 from mlmon.slo.health_services import _CAUSES
@@ -62,9 +64,26 @@ def test_every_alert_can_be_routed_and_read(alert: dict[str, Any]) -> None:
     assert labels["team"]
     # an objective's alerts have `slo` from their series; the services' have `service` from theirs
     assert ("slo" in labels) or "mlmon_slo:" in alert["expr"]
-    assert notes.keys() == {"summary", "description", "runbook_url", "dashboard_url"}
+    assert notes.keys() - {"explorer_url"} == {"summary", "description", "runbook_url", "dashboard_url"}
     assert notes["runbook_url"].endswith(f"{alert['alert']}.md")
     assert "/d/mlmon-" in notes["dashboard_url"]
+
+
+def test_alerts_of_services_link_to_what_the_explorer_shows_of_them() -> None:
+    of_pipeline = {alert["alert"] for alert in ALERTS if "explorer_url" not in alert["annotations"]}
+    assert {"MlmonSidecarDown", "MlmonPipelineLagging"} <= of_pipeline
+    links = {
+        name: alert["annotations"]["explorer_url"]
+        for alert in ALERTS
+        if (name := alert["alert"]) not in of_pipeline
+    }
+    assert {"MlmonDriftPage", "MlmonVersionMismatch", "MlmonUnknownTokenJump"} <= links.keys()
+    for name, link in links.items():
+        address = urlsplit(link)
+        assert (address.netloc, address.path) == ("localhost:8501", "/incident")
+        query = dict(parse_qsl(address.query))
+        assert read_query(query).complaints == ()
+        assert (query["alert"], query["service"]) == (name, "{{ $labels.service | urlquery }}")
 
 
 def test_every_alert_has_a_runbook_and_no_runbook_is_without_an_alert() -> None:
@@ -148,6 +167,8 @@ def test_causes_and_gauges_are_named_as_where_they_come_from() -> None:
 def test_settings_without_a_place_for_the_name_are_refused() -> None:
     with pytest.raises(ValueError, match=r"runbook_url: expected an address with \{alert\}"):
         RuleSettings(runbook_url="https://x.example/")
+    with pytest.raises(ValueError, match=r"explorer_url: expected an address such as"):
+        RuleSettings(explorer_url="localhost:8501")
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"unknown_token_factor": 0.5}, HealthSettings)
 
