@@ -24,10 +24,10 @@ $(BIN)/python:
 	@echo "creating $(VENV)"
 	@python="$$(.ci/find-python)" && "$$python" -m venv $(VENV)
 
-# What the demo needs: the sidecar and a service to watch, no torch, no tools for development.
+# What the demo needs: the sidecar, a service to watch and the explorer; no torch, no tools for development.
 $(BASE): pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing mlmon and the demo's service into $(VENV)"
-	@$(INSTALL) --editable '.[demo]'
+	@echo "installing mlmon, the demo's service and the explorer into $(VENV)"
+	@$(INSTALL) --editable '.[demo,explorer]'
 	@touch $@
 
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python

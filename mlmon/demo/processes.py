@@ -34,10 +34,14 @@ def require_server() -> None:
             raise MissingExtraError(package, "demo")
 
 
-def free_port() -> int:
-    """A port on loopback that is free now."""
+def free_port(wanted: int = 0) -> int:
+    """A port on loopback that is free now: the one that is wanted, or else any."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 

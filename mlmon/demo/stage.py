@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 import time
 from contextlib import suppress
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mlmon.baseline.file import SUFFIX
 from mlmon.demo.figures import scrape
-from mlmon.demo.processes import Deployment, end, run, start, wait_for
+from mlmon.demo.processes import Deployment, end, free_port, run, start, wait_for
 from mlmon.demo.service import MODEL, SERVICE, SPOOL, VERSION
 from mlmon.demo.traffic import Traffic
 from mlmon.demo.training import TOKENIZER, WEIGHTS
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from mlmon.demo.figures import Figures
     from mlmon.demo.screen import Screen
 
-__all__ = ["BASELINE", "Stage"]
+__all__ = ["BASELINE", "EXPLORER_PORT", "Stage"]
 
 BASELINE = f"healthy{SUFFIX}"
 #: Answers that the baseline is made of, and how fast they are asked for; then the rate that is watched.
@@ -33,6 +34,9 @@ _RECORD_SECONDS = 120.0
 _SCRAPE_SECONDS = 0.25
 #: A replaced service gets no new requests; those under way are answered in this time.
 _DRAIN_SECONDS = 0.5
+#: Where the explorer listens, unless somebody else does.
+EXPLORER_PORT = 8501
+_EXPLORER = ("streamlit", "plotly", "duckdb", "pandas")
 #: How a command of mlmon is run here.
 _MLMON = ("-m", "mlmon.cli")
 #: How lines of `mlmon baseline build` begin that matter here.
@@ -180,6 +184,19 @@ class Stage:
             elif now - answered > 30:
                 raise SourceError("the sidecar of the demo does not answer any more")
             time.sleep(_SCRAPE_SECONDS)
+
+    def explore(self) -> str | None:
+        """Start the explorer; returns its address, None where its extra is not installed."""
+        if any(importlib.util.find_spec(package) is None for package in _EXPLORER):
+            return None
+        port = free_port(EXPLORER_PORT)
+        arguments = ["explore", "-c", "mlmon.toml", "--port", str(port)]
+        self.screen.say(_typed(*arguments))
+        log = self._stack.enter_context((self.folder / "explorer.log").open("wb"))
+        explorer = start(*_MLMON, *arguments, folder=self.folder, output=log)
+        self._stack.callback(end, explorer)
+        wait_for(port, "/_stcore/health", explorer)
+        return f"http://127.0.0.1:{port}"
 
     def stay(self) -> None:
         """Go on until Ctrl-C."""

@@ -9,15 +9,19 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
+import time
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlencode
 
 from rich.console import Console
 
 from mlmon.demo.processes import free_port, require_server
 from mlmon.demo.screen import Screen, evidence_text, percent
-from mlmon.demo.stage import BASELINE, Stage
+from mlmon.demo.service import SERVICE
+from mlmon.demo.stage import BASELINE, EXPLORER_PORT, Stage
 from mlmon.demo.training import CASED, DAMAGED, TOKENIZER, WEIGHTS
 
 if TYPE_CHECKING:
@@ -31,10 +35,13 @@ _TRAVEL = 0.4
 #: How long each change may take to be found, and each page to close.
 _FIND_SECONDS, _CLOSE_SECONDS = 30.0, 60.0
 _TOLD_FIELDS = 3
+#: What an incident is compared with: so long before it.
+_BEFORE_SECONDS = 15.0
 #: What can be done with the folder of a demo.
 _NEXT = (
     (f"baseline show {BASELINE}", "what is judged, and by what"),
     ("history show", "every window, kept as Parquet"),
+    ("explore -c mlmon.toml", "from a page to its cause, in a browser; needs the extra: explorer"),
     (f"report drift --baseline {BASELINE} --history history", "a page for people; needs the extra: reports"),
 )
 
@@ -81,6 +88,7 @@ class Found(NamedTuple):
         field: the field that carried most of it.
         closed: seconds from the repair to the end of the page; None: not repaired, or not in time.
         figures: the last scrape before the repair.
+        between: from the change to the page's end, or to when it was last looked at; seconds since 1970.
     """
 
     change: Change
@@ -89,6 +97,7 @@ class Found(NamedTuple):
     field: str
     closed: float | None
     figures: Figures
+    between: tuple[float, float] = (0.0, 0.0)
 
     @property
     def right(self) -> bool:
@@ -221,14 +230,14 @@ def _change(
     screen.say(f"\n{change.name.capitalize()}", "bold")
     screen.say(f"  {change.text} Every answer is still 200 OK.")
     before = stage.until(lambda _: True, 1.0).pages
-    started = make()
+    began, started = time.time(), make()
     screen.pause()
     now = stage.until(lambda now: now.page is not None and now.pages > before, _FIND_SECONDS)
     if now.page is None or now.pages == before:
         screen.say(f"  => NO PAGE in {_FIND_SECONDS:.0f} s", "red")
         if repair is not None:
             repair()
-        return Found(change, None, "", "", None, now)
+        return Found(change, None, "", "", None, now, (began, time.time()))
     seconds = now.at - started
     page = now.page
     screen.say(f"  => PAGE after {seconds:.1f} s. Cause: {page.cause}; most of it in {page.field}", "red")
@@ -245,7 +254,7 @@ def _change(
             screen.say(f"  => the page closed by itself after {closed:.1f} s", "green")
         else:
             screen.say(f"  => the page is STILL OPEN after {_CLOSE_SECONDS:.0f} s", "red")
-    return Found(change, seconds, page.cause, page.field, closed, now)
+    return Found(change, seconds, page.cause, page.field, closed, now, (began, time.time()))
 
 
 def _tell_moved(screen: Screen, now: Figures) -> None:
@@ -270,19 +279,41 @@ def _sum_up(stage: Stage, outcome: Outcome, options: Options) -> None:
         f"letters, {outcome.healthy.pages} false pages; {last.detectors or 0:.0f} detectors share a budget "
         "of one false page a month"
     )
-    _point_on(stage, options)
+    _point_on(stage, outcome, options)
 
 
-def _point_on(stage: Stage, options: Options) -> None:
+def _point_on(stage: Stage, outcome: Outcome, options: Options) -> None:
     """Where to look next."""
     screen = stage.screen
     if not options.keep and not options.stay:
-        screen.say("  `mlmon demo --keep` leaves events, baseline and history for a closer look")
+        screen.say(
+            "  `mlmon demo --stay` opens the explorer on all this, at "
+            f"http://127.0.0.1:{EXPLORER_PORT}; `--keep` leaves events, baseline and history"
+        )
         return
     screen.say("\nWhere to look next", "bold")
     if options.stay:
         screen.say(f"  {stage.url}")
+        _explore(stage, outcome)
     mlmon = "mlmon" if shutil.which("mlmon") else str(Path(sys.executable).with_name("mlmon"))
     screen.say(f"  cd {stage.folder}")
     for arguments, what in _NEXT:
         screen.say(f"  {mlmon} {arguments}    # {what}")
+
+
+def _explore(stage: Stage, outcome: Outcome) -> None:
+    """Start the explorer, and say where in it each page leads to its cause."""
+    url = stage.explore()
+    if url is None:
+        stage.screen.say('  pip install "mlmon[explorer]" adds the explorer: from each page to its cause')
+        return
+    stage.screen.say(f"  {url}    # the explorer; from each page to its cause:")
+    for found in outcome.found:
+        began, ended = found.between
+        moments = [_moment(began - _BEFORE_SECONDS), _moment(ended)]
+        query = urlencode({"service": SERVICE, "from": moments[0], "to": moments[1]})
+        stage.screen.say(f"  {url}/incident?{query}    # {found.change.name}")
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
