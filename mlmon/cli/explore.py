@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import subprocess
+import socket
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -17,7 +17,7 @@ from mlmon.publish.http import is_loopback
 
 __all__ = ["COMMANDS"]
 
-_APP = Path(__file__).parents[1] / "explorer" / "app.py"
+_FOLDER = Path(__file__).parents[1] / "explorer"
 
 
 @click.command()
@@ -30,7 +30,19 @@ _APP = Path(__file__).parents[1] / "explorer" / "app.py"
 @click.option("--show-text", is_flag=True, help="Show those texts to whoever opens it.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(
-    "--port", default=8501, show_default=True, type=click.IntRange(0, 65_535), help="Of the explorer."
+    "--port",
+    default=8501,
+    show_default=True,
+    type=click.IntRange(0, 65_535),
+    help="Of the explorer; 0: one that is free.",
+)
+@click.option(
+    "--refresh",
+    default=30,
+    show_default=True,
+    type=click.IntRange(1, 86_400),
+    metavar="SECONDS",
+    help="How often a page that is told to refresh itself does.",
 )
 @click.option("--browser/--no-browser", default=False, help="Open it in this machine's browser.")
 def explore(
@@ -38,7 +50,7 @@ def explore(
     history: str | None,
     baselines: tuple[str, ...],
     **options: Any,
-) -> int:
+) -> NoReturn:
     """Look into drift: from a page to its cause, over the history that the sidecar keeps.
 
     Needs the extra `explorer`. It listens on this machine alone; for others, put it behind OIDC: a file
@@ -74,6 +86,8 @@ def explore(
     environment["MLMON_EXPLORE_BASELINES"] = os.pathsep.join(str(Path(path).absolute()) for path in baselines)
     environment["MLMON_EXPLORE_TEXTS"] = str(Path(options["texts"]).absolute()) if options["texts"] else ""
     environment["MLMON_EXPLORE_SHOW_TEXT"] = "1" if options["show_text"] else ""
+    environment["MLMON_EXPLORE_REFRESH"] = str(options["refresh"])
+    port = port or _free_port(host)
     click.echo(f"the history in {directory}: http://{host}:{port}", err=True)
     settings = {
         "server.address": host,
@@ -84,10 +98,32 @@ def explore(
         "client.toolbarMode": "viewer",
         "theme.primaryColor": "#0072B2",
     }
-    command = [sys.executable, "-m", "streamlit", "run", str(_APP)]
+    command = [sys.executable, "-m", "streamlit", "run", str(_script())]
     for name, value in settings.items():
         command += [f"--{name}", value]
-    return subprocess.run(command, env=environment, check=False).returncode  # noqa: S603 - our own app
+    sys.stderr.flush()
+    # in this process's place: whoever ends this one ends the server
+    os.execve(sys.executable, command, environment)  # noqa: S606 - our own app, without a shell
+
+
+def _script() -> Path:
+    """What Streamlit is to run: our server where it can be one."""
+    found = importlib.util.find_spec("streamlit")
+    # looked for as a file, since a search for a submodule would import all of Streamlit into this process
+    own = (
+        found is not None
+        and found.origin is not None
+        and Path(found.origin).with_name("starlette.py").exists()
+    )
+    return _FOLDER / ("serve.py" if own else "app.py")
+
+
+def _free_port(host: str) -> int:
+    """A port that nobody listens at now."""
+    family, kind, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as probe:
+        probe.bind(address)
+        return int(probe.getsockname()[1])
 
 
 COMMANDS: tuple[click.Command, ...] = (explore,)

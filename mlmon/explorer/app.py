@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import streamlit as st
 
+from mlmon.explorer.shell import refresh_seconds
+
+#: The icon of the browser's tab: within the page, since a named one would be asked of another host.
+_ICON = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="6"
+fill="#0072B2"/><path d="M4 19h6l3-10 5 17 4-11 1 4h5" fill="none" stroke="#fff" stroke-width="2.6"
+stroke-linecap="round" stroke-linejoin="round"/></svg>"""
+
 
 def run() -> None:
     """Draw the page that the address names."""
-    st.set_page_config(page_title="mlmon", page_icon=":material/troubleshoot:", layout="wide")
+    st.set_page_config(page_icon=_ICON, layout="wide")  # the title is the page's own
     pages = [
         st.Page("pages/overview.py", title="Overview", icon=":material/dashboard:", default=True),
         st.Page("pages/incident.py", title="Incident", icon=":material/emergency:"),
@@ -22,9 +29,9 @@ def run() -> None:
         _refresh()
 
 
-@st.fragment(run_every=30)
+@st.fragment(run_every=refresh_seconds())
 def _refresh() -> None:
-    """Run the page again when half a minute is over; what did not change comes from the cache."""
+    """Run the page again when its time is over; what did not change comes from the cache."""
     if st.session_state.get("mlmon_drawn"):
         st.session_state["mlmon_drawn"] = False
         st.rerun()

@@ -95,14 +95,19 @@ def segments(
 def distribution(
     source: HistorySource, bounds: Bounds, where: dict[str, str], monitor: str, field: str
 ) -> tuple[NDArray[np.float64], int, ScopeKey] | None:
-    """Σw by cell, sampled events, and whose they are; of the version with most of them. None without any."""
+    """Σw by cell, sampled events, and whose they are; of the version with most of them. None without any.
+
+    A rate has two cells: of events that were not counted, and of those that were.
+    """
     condition = "".join(f" and {name} = ?" for name in where)
     rows = source.query(
         "distributions",
         f"""
         with mine as (
             select coalesce(service, '') as service, coalesce(model, '') as model,
-                   coalesce(version, '') as version, window_start, cells, len(cells) as width, n
+                   coalesce(version, '') as version, window_start, n,
+                   case when kind = 'rate' then [weight - cells[1], cells[1]] else cells end as cells,
+                   len(cells) + (kind = 'rate')::int as width
             from rows where monitor = ? and field = ? and kind in ('cells', 'rate'){condition}
         ), most as (
             select service, model, version, arg_max(width, window_start) as width, sum(n) as n
@@ -141,7 +146,10 @@ def beside(
     """Shares by cell with their names, beside the baseline's; the rarest beyond `most` cells are pooled."""
     if reference is None:
         return side_by_side((total, events), (np.zeros(0), 0), None, most)
-    return side_by_side((total, events), (reference.sums.total, int(reference.sums.n)), reference.spec, most)
+    held = reference.sums.total
+    if reference.spec.kind == "rate":
+        held = np.array([reference.sums.weight - held[0], held[0]])
+    return side_by_side((total, events), (held, int(reference.sums.n)), reference.spec, most)
 
 
 def side_by_side(
@@ -163,7 +171,10 @@ def side_by_side(
     held = np.zeros(0)
     if other[0].shape == total.shape:
         held = other[0] / max(float(other[0].sum()), 1e-300)
-    names = _names(spec.names if spec else (), spec.edges if spec else None, len(total))
+    if spec is not None and spec.kind == "rate":
+        names: tuple[str, ...] = ("no", "yes")
+    else:
+        names = _names(spec.names if spec else (), spec.edges if spec else None, len(total))
     if most is not None and len(total) > most:
         keep = np.sort(np.argsort(-np.maximum(shares, held if len(held) else 0))[: most - 1])
         rest = np.setdiff1d(np.arange(len(total)), keep)

@@ -10,6 +10,7 @@ from mlmon.catalog import drift
 from mlmon.explorer import fields
 from mlmon.explorer.figures import Line, bars, by_series, lines
 from mlmon.explorer.shell import baselines, chart, empty
+from mlmon.explorer.shell import table as draw_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,20 +22,15 @@ __all__ = ["chosen_field", "field_charts", "field_view", "ranking_table"]
 
 def ranking_table(table: pd.DataFrame) -> None:
     """Fields by evidence, with how near each is to a page."""
-    shown = table.drop(columns=["service", "model"]).replace({"segment": {"": "all"}})
-    st.dataframe(
-        shown,
-        hide_index=True,
-        column_config={
-            "effect": st.column_config.NumberColumn(format="%.3g", help="How far it moved, beyond noise."),
-            "tolerance": st.column_config.NumberColumn(format="%.3g", help="What is not worth a page."),
-            "times": st.column_config.NumberColumn("effect / tolerance", format="%.2f"),
-            "evidence": st.column_config.NumberColumn(format="%.3g", help="1 is none."),
-            "threshold": st.column_config.NumberColumn(
-                format="%.3g", help="Evidence at which it would page."
-            ),
-            "n": st.column_config.NumberColumn("events", format="localized"),
-        },
+    number = st.column_config.NumberColumn
+    draw_table(
+        table.drop(columns=["service", "model"]).replace({"segment": {"": "all"}}),
+        effect=number(format="%.3g", help="How far it moved, beyond noise."),
+        tolerance=number(format="%.3g", help="What is not worth a page."),
+        times=number("effect / tolerance", format="%.2f"),
+        evidence=number(format="compact", help="1 is none."),
+        threshold=number(format="compact", help="Evidence at which it would page."),
+        n=number("events", format="localized"),
     )
 
 

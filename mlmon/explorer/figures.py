@@ -71,7 +71,16 @@ def styled(figure: go.Figure, title: str, unit: str, height: int = 330) -> go.Fi
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         hovermode="x unified" if height < 400 else "closest",
-        legend={"orientation": "h", "y": -0.38, "x": 0, "font": {"size": 11}},
+        # at the figure's own foot, so that it lies on no axis whatever the height
+        legend={
+            "orientation": "h",
+            "yref": "container",
+            "y": 0,
+            "yanchor": "bottom",
+            "x": 0,
+            "xanchor": "left",
+            "font": {"size": 11},
+        },
         colorway=PALETTE,
     )
     figure.update_xaxes(gridcolor=_GRID, zerolinecolor=_GRID)
@@ -86,8 +95,12 @@ def by_series(rows: pd.DataFrame, columns: Sequence[str]) -> list[tuple[str, pd.
     """
     found = []
     for key, part in rows.groupby(list(columns), dropna=False, sort=True):
-        words = [str(one) for one in key if isinstance(one, str) and one not in ("", "stable")]
-        found.append((" ".join(words) or "all", part))
+        words = [
+            f"version {one}" if name == "version" else one
+            for name, one in zip(columns, key, strict=True)
+            if isinstance(one, str) and one not in ("", "stable")
+        ]
+        found.append((", ".join(words) or "all", part))
     return found
 
 
@@ -148,12 +161,9 @@ def add_band(figure: go.Figure, limits: tuple[float, float], mean: float, name: 
     figure.add_hrect(
         y0=limits[0], y1=limits[1], fillcolor="rgba(128,128,128,0.18)", line_width=0, layer="below"
     )
-    figure.add_hline(
-        y=mean,
-        line={"color": "#999999", "dash": "dot", "width": 1},
-        annotation={"text": name, "font": {"size": 10}},
-        annotation_position="top left",
-    )
+    # named in the legend: a word within the chart would lie on the lines
+    style = {"color": "#999999", "dash": "dot", "width": 1.5}
+    figure.add_hline(y=mean, line=style, name=name, showlegend=True)
 
 
 def bars(
@@ -213,7 +223,7 @@ def timeline(incident: Incident) -> go.Figure:
                 x=[one.at for one, _ in mine],
                 y=[name for _, name in mine],
                 mode="markers+text",
-                text=[f"{one.at:%H:%M}" for one, _ in mine],
+                text=[f"  {one.at:%H:%M}" for one, _ in mine],
                 textposition="middle right",
                 name=f"sign of {cause}",
                 marker={"size": 13, "color": PALETTE[index % len(PALETTE)], "symbol": _SYMBOLS[index % 6]},
@@ -229,10 +239,7 @@ def timeline(incident: Incident) -> go.Figure:
                 x=moment, y=1.0, yref="paper", yanchor="bottom", text=word, showarrow=False, font={"size": 10}
             )
     styled(figure, "Order of events", "", height=140 + 34 * len(names))
-    figure.update_layout(
-        hovermode="closest", margin={**_MARGIN, "l": 16}, legend={"y": 1.0, "yanchor": "bottom"}
-    )
-    figure.update_layout(legend={"x": 1, "xanchor": "right"}, title={"y": 0.98})
+    figure.update_layout(hovermode="closest", margin={**_MARGIN, "l": 16, "t": 56})
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], automargin=True, rangemode="normal")
     figure.update_xaxes(title={"text": "time, UTC", "standoff": 6})
     return figure

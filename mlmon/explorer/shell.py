@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from mlmon.explorer.view import SPANS, moment_text, read_query
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pandas as pd
     import plotly.graph_objects as go
 
     from mlmon.config import Config
@@ -28,6 +30,7 @@ __all__ = [
     "BASELINES",
     "CONFIG",
     "HISTORY",
+    "REFRESH",
     "SHOW_TEXT",
     "TEXTS",
     "Page",
@@ -38,13 +41,19 @@ __all__ = [
     "configuration",
     "empty",
     "link",
+    "refresh_seconds",
+    "table",
 ]
 
 #: How `mlmon explore` tells the app where things are.
 HISTORY, BASELINES, CONFIG = "MLMON_EXPLORE_HISTORY", "MLMON_EXPLORE_BASELINES", "MLMON_EXPLORE_CONFIG"
 #: Where short-lived texts are, and whether they may be shown; both must be given.
 TEXTS, SHOW_TEXT = "MLMON_EXPLORE_TEXTS", "MLMON_EXPLORE_SHOW_TEXT"
+#: Seconds after which a page that refreshes itself does.
+REFRESH = "MLMON_EXPLORE_REFRESH"
 _ALL = "all"
+#: What tables can be told; `placeholder` came after 1.45.
+_DATAFRAME = frozenset(inspect.signature(st.dataframe).parameters)
 _FILTERS = ("service", "model", "version", "deployment", "segment")
 
 
@@ -147,7 +156,7 @@ def _sidebar(source: HistorySource, view: View, newest: int) -> View:
     with st.sidebar:
         chosen: dict[str, Any] = {name: _choice(source, name, view, bounds) for name in _FILTERS}
         if view.start_us is not None:
-            st.caption(f"from {moment_text(start)} to {moment_text(end)}")
+            st.caption(f"from {_for_people(start)}  \nto {_for_people(end)}")
             if st.button("newest windows", help="Leave this stretch of time for the newest windows."):
                 view = replace(view, start_us=None, end_us=None)
         else:
@@ -155,9 +164,18 @@ def _sidebar(source: HistorySource, view: View, newest: int) -> View:
             span = st.selectbox("time", spans, index=spans.index(view.span), help="Before the newest window.")
             view = replace(view, span=span)
         if view.end_us is None:
-            st.toggle("refresh every 30 s", key="mlmon_refresh", help="Read new windows as they are written.")
-        st.caption(f"newest window ends {moment_text(newest)}")
+            st.toggle(
+                f"refresh every {refresh_seconds()} s",
+                key="mlmon_refresh",
+                help="Read new windows as they are written.",
+            )
+        st.caption(f"newest window ended  \n{_for_people(newest)}")
     return replace(view, **chosen)
+
+
+def _for_people(time_us: int) -> str:
+    """A moment that does not break at its dashes."""
+    return moment_text(time_us).replace("T", " ").replace("Z", " UTC").replace("-", "\N{NON-BREAKING HYPHEN}")
 
 
 def _choice(source: HistorySource, name: str, view: View, bounds: Bounds) -> str:
@@ -177,6 +195,11 @@ def _values(_source: HistorySource, bounds: Bounds, version: str) -> dict[str, l
     del version  # only keys the cache
     frame = _source.choices(bounds)
     return {name: sorted({str(value) for value in frame[name] if value}) for name in _FILTERS}
+
+
+def refresh_seconds() -> int:
+    """How often a page that refreshes itself does."""
+    return int(os.environ.get(REFRESH, "30"))
 
 
 def baselines() -> BaselineStore | None:
@@ -221,6 +244,12 @@ def chart(figure: go.Figure, key: str, **more: Any) -> Any:
     )
 
 
+def table(frame: pd.DataFrame, **columns: Any) -> None:
+    """Draw a table, with how its columns are shown; what is absent is a dash where Streamlit can say so."""
+    more: dict[str, Any] = {"placeholder": "-"} if "placeholder" in _DATAFRAME else {}
+    st.dataframe(frame, hide_index=True, column_config=columns, **more)
+
+
 def empty(what: str, todo: str) -> None:
     """Say that there is nothing, and what to do about it."""
     st.info(f"**{what}**\n\n{todo}", icon=":material/inbox:")
@@ -236,4 +265,4 @@ def address(page: str, view: View, **changes: Any) -> str:
 def link(page: str, label: str, view: View, **changes: Any) -> None:
     """A link to another page with this view, changed."""
     query = replace(view, **changes).to_query()
-    st.page_link(f"pages/{page}.py", label=label, query_params=query)
+    st.page_link(f"pages/{page}.py", label=label, icon=":material/arrow_forward:", query_params=query)

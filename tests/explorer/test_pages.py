@@ -114,7 +114,7 @@ def test_tokenizer(open_page: Opener) -> None:
     assert len(figure["data"]) == 4  # two versions, two languages
     german = open_page("tokenizer", **HOUR, segment="language=de", version="1")
     figure = next(one for one in charts(german) if one["layout"]["title"]["text"] == "Unknown tokens")
-    assert [line["name"] for line in figure["data"]] == ["1 language=de"]
+    assert [line["name"] for line in figure["data"]] == ["version 1, language=de"]
 
 
 def test_embeddings(open_page: Opener) -> None:

@@ -6,6 +6,7 @@ tenth of the traffic is answered by a version that nobody declared.
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -21,6 +22,7 @@ from mlmon.events.encode import ARROW_CONTENT_TYPE, CONTENT_TYPE_HEADER, encode_
 from mlmon.sources.spool_writer import SpoolWriter, SpoolWriterConfig
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from mlmon.baseline.model import Baseline
@@ -72,19 +74,39 @@ def write_history(folder: Path) -> Explored:
         'version = 1\n[[expected]]\nservice = "shop"\nmodel = "intent"\nmodel_version = "1"\n',
         encoding="utf-8",
     )
-    writer = SpoolWriter(SpoolWriterConfig(directory=str(folder / "spool")))
-    for value in _records():
+    _take_in(found, _records(range(WINDOWS + 2), seed=3), END_US - WINDOW * 1_000_000)
+    return found
+
+
+def copy_history(explored: Explored, folder: Path) -> Explored:
+    """The same somewhere else, spool and checkpoint included, so that a sidecar can go on with it there."""
+    shutil.copytree(explored.folder, folder, dirs_exist_ok=True)
+    found = Explored(folder, *(folder / path.name for path in explored[1:]))
+    found.config.write_text(CONFIG.format(folder=folder))
+    return found
+
+
+def prolong_history(explored: Explored, windows: int) -> None:
+    """Let so many windows more happen, all of them as bad as the last ones, and a sidecar go on with them."""
+    first = WINDOWS + 2
+    until = END_US + windows * WINDOW * 1_000_000
+    _take_in(explored, _records(range(first, first + windows), seed=4), until)
+
+
+def _take_in(explored: Explored, records: Iterable[bytes], until_us: int) -> None:
+    """Write records into the spool, and run a sidecar over them until its watermark is there."""
+    writer = SpoolWriter(SpoolWriterConfig(directory=str(explored.folder / "spool")))
+    for value in records:
         writer.append(value, HEADERS)
     writer.close()
-    running = build(load_config(found.config))
-    while running.engine.watermark_us < END_US - WINDOW * 1_000_000:
+    running = build(load_config(explored.config))
+    while running.engine.watermark_us < until_us:
         running.sidecar.step()
         running.sidecar.commit()
     for _ in range(3):
         running.sidecar.step()
         running.sidecar.commit()
     running.close()
-    return found
 
 
 def _baseline() -> Baseline:
@@ -94,11 +116,12 @@ def _baseline() -> Baseline:
     return replace(held, scopes=scopes)
 
 
-def _records() -> list[bytes]:
-    rng = np.random.default_rng(3)
+def _records(numbers: range, seed: int) -> Iterator[bytes]:
+    """A record for each window of those numbers."""
+    rng = np.random.default_rng(seed)
     pool = drift_kit.events()
     refunds = np.flatnonzero(pool["prediction"].to_numpy(zero_copy_only=False) == "refund")
-    return [_window(rng, pool, refunds, number) for number in range(WINDOWS + 2)]
+    return (_window(rng, pool, refunds, number) for number in numbers)
 
 
 def _window(rng: np.random.Generator, pool: pa.Table, refunds: np.ndarray, number: int) -> bytes:  # type: ignore[type-arg]

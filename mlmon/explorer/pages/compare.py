@@ -13,6 +13,7 @@ from mlmon.explorer.compare import Side
 from mlmon.explorer.compare_report import make_report
 from mlmon.explorer.figures import bars
 from mlmon.explorer.shell import baselines, begin, chart, empty
+from mlmon.explorer.shell import table as draw_table
 from mlmon.explorer.view import moment_text, moment_us
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ def _show(table: pd.DataFrame) -> None:
         name: st.column_config.NumberColumn(format="localized") for name in ("left events", "right events")
     }
     change = st.column_config.NumberColumn("of the right", format="percent")
-    st.dataframe(table, hide_index=True, column_config={**number, **count, "change": change})
+    draw_table(table, **number, **count, change=change)
     st.caption(
         "Means over each time, weighted by events; latency is of all sketches merged. Sorted by how much the "
         "sides differ in relation to their size."

@@ -11,7 +11,7 @@ from mlmon.errors import MlmonError
 from mlmon.explorer import embedding_view as view
 from mlmon.explorer.fieldview import field_charts
 from mlmon.explorer.figures import Points, scatter
-from mlmon.explorer.shell import SHOW_TEXT, TEXTS, baselines, begin, chart, empty
+from mlmon.explorer.shell import SHOW_TEXT, TEXTS, baselines, begin, chart, empty, table
 from mlmon.explorer.texts import Asked, find_texts
 from mlmon.monitors.embedding_fields import SHIFT, TYPICALITY
 from mlmon.stats.mmd import mmd_test
@@ -127,14 +127,11 @@ def _selection(cloud: Cloud, rows: list[int]) -> None:
     texts = _texts(cloud, listed)
     if texts is not None:
         listed.insert(1, "text", texts)
-    st.dataframe(
+    table(
         listed,
-        hide_index=True,
-        column_config={
-            "time": st.column_config.DatetimeColumn("event time, UTC", format="YYYY-MM-DD HH:mm:ss"),
-            "confidence": st.column_config.NumberColumn(format="%.3f"),
-            "entropy": st.column_config.NumberColumn("entropy, nats", format="%.3f"),
-        },
+        time=st.column_config.DatetimeColumn("event time, UTC", format="YYYY-MM-DD HH:mm:ss"),
+        confidence=st.column_config.NumberColumn(format="%.3f"),
+        entropy=st.column_config.NumberColumn("entropy, nats", format="%.3f"),
     )
     more = f", the first {_LISTED} are listed" if len(rows) > _LISTED else ""
     st.caption(f"{len(rows):,} events selected{more}.")
@@ -175,7 +172,7 @@ def _compare(cloud: Cloud, rows: list[int], baseline: Cloud) -> None:
     if right.button(f"Nearest events of the baseline to the selected ({_NEAR} at most)", disabled=not rows):
         with right, st.spinner("distances", show_time=True):
             near = view.neighbours(cloud, rows[:_NEAR], baseline)
-        st.dataframe(near, hide_index=True)
+        table(near)
 
 
 if __name__ == "__main__":

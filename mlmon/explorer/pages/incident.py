@@ -12,7 +12,7 @@ from mlmon.explorer.figures import Line, by_series, lines, timeline
 from mlmon.explorer.incident import incident
 from mlmon.explorer.overview import label, pages
 from mlmon.explorer.postmortem import to_html, to_markdown
-from mlmon.explorer.shell import address, begin, chart, empty, link
+from mlmon.explorer.shell import address, begin, chart, empty, link, table
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -57,7 +57,8 @@ def _verdict(page: Page, found: Incident) -> None:
     columns[1].metric("likely root cause", found.cause or "none", help=found.why or None)
     columns[2].metric("first sign, UTC", "-" if found.began is None else f"{found.began:%m-%d %H:%M}")
     delay = found.detection_seconds
-    columns[3].metric("paged after", "not paged" if delay is None else f"{delay / 60:.1f} min")
+    waited = "at the first sign" if delay == 0 else "not paged" if delay is None else f"{delay / 60:.1f} min"
+    columns[3].metric("paged after" if delay else "paged", waited)
     if found.why:
         st.caption(f"Cause: {found.why}.")
     others = page.of_group(pages)
@@ -75,18 +76,13 @@ def _table(page: Page, found: Incident) -> None:
     st.subheader("What moved, first crossing first")
     frame = pd.DataFrame(found.moved, columns=list(type(found.moved[0])._fields))
     frame["scope"] = frame["scope"].replace("", "all")
-    st.dataframe(
-        frame[["at", "what", "cause", "before", "worst", "limit", "scope"]],
-        hide_index=True,
-        column_config={
-            "at": st.column_config.DatetimeColumn("first crossing, UTC", format="YYYY-MM-DD HH:mm"),
-            "cause": "sign of",
-            "scope": "where",
-            **{
-                name: st.column_config.NumberColumn(name, format="%.4g")
-                for name in ("before", "worst", "limit")
-            },
-        },
+    numbers = ("before", "worst", "limit")
+    table(
+        frame[["at", "what", "cause", *numbers, "scope"]],
+        at=st.column_config.DatetimeColumn("first crossing, UTC", format="YYYY-MM-DD HH:mm"),
+        cause="sign of",
+        scope="where",
+        **{name: st.column_config.NumberColumn(name, format="%.4g") for name in numbers},
     )
     if found.segments:
         text = ", ".join(f"{name} ({count})" for name, count in found.segments)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import streamlit as st
 
 from mlmon.explorer import overview
 from mlmon.explorer.figures import Line, lines
-from mlmon.explorer.shell import begin, chart, empty, link
+from mlmon.explorer.shell import begin, chart, empty, link, table
 
 if TYPE_CHECKING:
     from mlmon.explorer.shell import Page
@@ -62,15 +63,13 @@ def _pages(page: Page) -> None:
     if pages.empty:
         st.caption("None in this time.")
         return
-    st.dataframe(
-        pages,
-        hide_index=True,
-        column_config={
-            "opened": st.column_config.DatetimeColumn("opened, UTC", format="YYYY-MM-DD HH:mm"),
-            "ended": st.column_config.DatetimeColumn("ended, UTC", format="YYYY-MM-DD HH:mm"),
-            "cause": "likely root cause",
-            "field": "field with most of the evidence",
-        },
+    ended = [f"{one:%Y-%m-%d %H:%M}" if pd.notna(one) else "still open" for one in pages["ended"]]
+    table(
+        pages.assign(ended=ended),
+        opened=st.column_config.DatetimeColumn("opened, UTC", format="YYYY-MM-DD HH:mm"),
+        ended="ended, UTC",
+        cause="likely root cause",
+        field="field with most of the evidence",
     )
 
 
@@ -106,21 +105,13 @@ def _budgets(page: Page) -> None:
     if frame.empty:
         st.caption("No objective is judged here: see `[monitors.slo]`.")
         return
-    st.dataframe(
-        frame,
-        hide_index=True,
-        column_config={
-            "slo": "objective",
-            "left": st.column_config.NumberColumn(
-                "budget left", format="percent", help="Of the period; below 0 it is overspent."
-            ),
-            "burn": st.column_config.NumberColumn(
-                "burn, 1 h", format="%.3g", help="At burn 1 the budget lasts exactly its period."
-            ),
-            "coverage": st.column_config.NumberColumn(
-                "labelled", format="percent", help="Share of requests with a label."
-            ),
-        },
+    number = st.column_config.NumberColumn
+    table(
+        _told(frame.assign(left=100 * frame["left"]).dropna(axis="columns", how="all")),
+        slo="objective",
+        left=number("budget left", format="%.1f %%", help="Of the period; below 0 it is overspent."),
+        burn=number("burn, 1 h", format="%.3g", help="At burn 1 the budget lasts exactly its period."),
+        coverage=number("labelled", format="percent", help="Share of requests with a label."),
     )
 
 
@@ -130,16 +121,19 @@ def _versions(page: Page) -> None:
     if frame.empty:
         st.caption("None are reported in this time.")
         return
-    st.dataframe(
-        frame,
-        hide_index=True,
-        column_config={
-            "share": st.column_config.NumberColumn("share of traffic", format="percent"),
-            "since": st.column_config.DatetimeColumn("first seen, UTC", format="YYYY-MM-DD HH:mm"),
-        },
+    table(
+        _told(frame),
+        share=st.column_config.NumberColumn("share of traffic", format="percent"),
+        since=st.column_config.DatetimeColumn("first seen, UTC", format="YYYY-MM-DD HH:mm"),
     )
     if (frame["expected"] == "no").any():
         st.warning("A version serves that nobody declared.", icon=":material/warning:")
+
+
+def _told(frame: pd.DataFrame) -> pd.DataFrame:
+    """Without service and model where there is one: it stands above, and half a page is narrow."""
+    names = ["service", "model"]
+    return frame.drop(columns=names) if len(frame[names].drop_duplicates()) == 1 else frame
 
 
 def _detectors(page: Page) -> None:
@@ -148,16 +142,16 @@ def _detectors(page: Page) -> None:
     if frame.empty:
         st.caption("None: no baseline covers what is looked at.")
         return
-    table = frame.pivot_table(
+    counts = frame.pivot_table(
         index=["service", "model", "version", "deployment", "segment", "monitor"],
         columns="state",
         values="fields",
         aggfunc="sum",
         fill_value=0,
     )
-    order = [name for name in _STATES if name in table]
-    shown = table[order].reset_index().sort_values(order[0], ascending=False)
-    st.dataframe(shown.replace({"segment": {"": "all"}}), hide_index=True)
+    order = [name for name in _STATES if name in counts]
+    shown = counts[order].reset_index().sort_values(order[0], ascending=False)
+    table(_told(shown.replace({"segment": {"": "all"}})))
     st.caption(
         "Fields by state. *Insufficient reference*: no baseline, or too few events in it, for that version "
         "or segment; it is never an alarm."

@@ -12,7 +12,7 @@ import streamlit as st
 from mlmon.errors import MlmonError
 from mlmon.explorer import whatif
 from mlmon.explorer.figures import Line, duration_bars, lines
-from mlmon.explorer.shell import baselines, begin, chart, configuration, empty
+from mlmon.explorer.shell import baselines, begin, chart, configuration, empty, table
 from mlmon.explorer.whatif import Setting
 
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 #: Results that are kept, over all viewers.
 _KEPT = 64
+_HELP = {
+    "budget": "Pages of traffic that did not change, in 30 days.",
+    "tolerance": "How far embeddings may move unnoticed, in standard deviations.",
+    "sampling": "How many events are sampled, as a multiple of the baseline's.",
+}
 
 
 def draw() -> None:
@@ -51,7 +56,9 @@ def draw() -> None:
     if found is not None:
         _show(found, setting)
     st.subheader("The configuration")
-    st.code(whatif.toml_of(setting), language="toml")
+    text = whatif.toml_of(setting)
+    st.code(text, language="toml")
+    st.download_button("Download (TOML)", text, "mlmon-draft.toml", "application/toml")
     st.caption(
         f"A draft by few windows. `mlmon simulate BASELINE -c FILE --scope {'/'.join(key)}` looks at months, "
         "with bursts and the course of a day."
@@ -83,13 +90,8 @@ def _setting(page: Page, config: Config | None) -> tuple[Setting, bool]:
     said = [
         ("budget", "false pages a month", whatif.BUDGETS, f"{now.budget:g}"),
         ("window", "window, seconds", whatif.WINDOWS, str(now.window_seconds)),
-        (
-            "tolerance",
-            "tolerance of embeddings, standard deviations",
-            whatif.TOLERANCES,
-            f"{now.tolerance:g}",
-        ),
-        ("sampling", "sampled events, times the baseline's", whatif.SAMPLINGS, "1"),
+        ("tolerance", "tolerance of embeddings", whatif.TOLERANCES, f"{now.tolerance:g}"),
+        ("sampling", "sampled events / the baseline's", whatif.SAMPLINGS, "1"),
     ]
     picked: dict[str, str] = {}
     for column, (name, label, choices, preset) in zip(columns, said, strict=True):
@@ -100,7 +102,9 @@ def _setting(page: Page, config: Config | None) -> tuple[Setting, bool]:
             )
             held = ""
         options = sorted({*choices, preset, *([held] if held else [])}, key=float)
-        picked[name] = str(column.selectbox(label, options, index=options.index(held or preset)))
+        picked[name] = str(
+            column.selectbox(label, options, index=options.index(held or preset), help=_HELP.get(name))
+        )
     changes = {name: "" if picked[name] == preset else picked[name] for name, _, _, preset in said}
     changed = any(changes[name] != getattr(page.view, name) for name in changes)
     page.remember(**changes)
@@ -166,14 +170,11 @@ def _show(found: Found, setting: Setting) -> None:
         chart(figure, "closest")
     with right:
         chart(duration_bars(found.delays, found.limit_seconds), "delays")
-    st.dataframe(
+    table(
         found.delays,
-        hide_index=True,
-        column_config={
-            "found": st.column_config.NumberColumn("runs that found it"),
-            "median_seconds": st.column_config.NumberColumn("median delay, s", format="localized"),
-            "cause": "blamed on",
-        },
+        found=st.column_config.NumberColumn("runs that found it"),
+        median_seconds=st.column_config.NumberColumn("median delay, s", format="localized"),
+        cause="blamed on",
     )
 
 

@@ -9,7 +9,7 @@ import streamlit as st
 from mlmon.errors import ConfigError
 from mlmon.explorer import fields, tokenizer
 from mlmon.explorer.figures import Line, add_band, bars, lines
-from mlmon.explorer.shell import baselines, begin, chart, configuration, empty, link
+from mlmon.explorer.shell import baselines, begin, chart, configuration, empty, link, table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,16 +90,13 @@ def _token_ids(page: Page) -> None:
     ]
     chart(bars(groups, "Tokens that moved most", "token", "share of tokens"), "tokens")
     percent = st.column_config.NumberColumn(format="percent")
-    st.dataframe(
+    table(
         moved,
-        hide_index=True,
-        column_config={
-            "now": percent,
-            "baseline": percent,
-            "difference": percent,
-            "times": st.column_config.NumberColumn("now / baseline", format="%.2f"),
-            "part": st.column_config.NumberColumn("part of the shift", format="percent"),
-        },
+        now=percent,
+        baseline=percent,
+        difference=percent,
+        times=st.column_config.NumberColumn("now / baseline", format="%.2f"),
+        part=st.column_config.NumberColumn("part of the shift", format="percent"),
     )
     if names is None:
         st.caption(
