@@ -54,6 +54,7 @@ _TABLES = {
 @click.option("--tls-key-file", metavar="PATH", help="Its private key, PEM.")
 @click.option("--price-per-gpu-hour", type=float, help="Turns the cost metrics on; in any currency.")
 @click.option("--events-spool", metavar="DIR", help="Write an event for each request to this spool.")
+@click.option("--mirror-spool", metavar="DIR", help="Keep a sample of the texts there, for mlmon shadow.")
 def serve(config_path: str | None, **options: Any) -> None:
     """Serve a masked language model: fill-mask, embeddings and scores over HTTP.
 
@@ -79,10 +80,11 @@ def _configured(config_path: str | None, options: dict[str, Any]) -> ServerConfi
         config = read_toml(text, ServerFile, config_path).server
     values: dict[str, Any] = msgspec.to_builtins(config)
     options["version"] = options.pop("version_")
-    spool = options.pop("events_spool")
-    if spool is not None:
-        values["events"]["kind"] = "spool"
-        values["events"]["spool"]["directory"] = spool
+    for place in ("events", "mirror"):
+        spool = options.pop(f"{place}_spool")
+        if spool is not None:
+            values[place]["kind"] = "spool"
+            values[place]["spool"]["directory"] = spool
     given = {name: value for name, value in options.items() if value is not None}
     if {"token_env", "token_file"} & given.keys():
         values["token_env"] = values["token_file"] = None

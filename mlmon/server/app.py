@@ -21,8 +21,12 @@ from prometheus_client import CollectorRegistry
 from mlmon.attach.emitter import Emitter
 from mlmon.attach.kafka_sink import KafkaSink
 from mlmon.attach.metrics import EmitterCollector
+from mlmon.attach.mirror import Mirror
+from mlmon.attach.mirror_kafka import KafkaMirror
+from mlmon.attach.mirror_metrics import MirrorCollector
+from mlmon.attach.mirror_spool import MirrorFiles
 from mlmon.attach.sinks import SpoolSink
-from mlmon.attach.tap import Tap, TapConfig
+from mlmon.attach.tap import Tap, TapConfig, TapHooks
 from mlmon.errors import ConfigError, MissingExtraError
 from mlmon.events.privacy import InputHasher
 from mlmon.registry.tokenizers import parse_tokenizer
@@ -50,7 +54,7 @@ except ModuleNotFoundError as missing:
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from mlmon.server.config import BatchConfig, EventsConfig, ServerConfig
+    from mlmon.server.config import BatchConfig, EventsConfig, MirroringConfig, ServerConfig
     from mlmon.server.model import LoadedModel, ModelInfo
     from mlmon.server.nvml import GpuCollector
     from mlmon.server.work.halving import Model
@@ -70,12 +74,14 @@ class Server:
         serving: the model, as the routes use it.
         registry: its metrics.
         emitter: of its events; None where none are written.
+        mirror: of its texts; None where none are kept.
     """
 
     app: Callable[..., Any]
     serving: Serving
     registry: CollectorRegistry
     emitter: Emitter | None
+    mirror: Mirror | None = None
 
 
 def budgets_of(config: BatchConfig, device: str, longest: int) -> Budgets:
@@ -129,7 +135,9 @@ def build_server(
         runner: what brings batches through the model; None: `Runner`.
 
     Raises:
-        ConfigError: the configuration cannot be used with this model, or a secret is missing.
+        ConfigError: the configuration cannot be used with this model, a secret is missing, or the mirror's
+            place is not private or keeps texts too long.
+        SourceError: the mirror's topic cannot be looked at.
     """
     info = loaded.info
     budgets = budgets_of(config.batch, info.device, info.max_length)
@@ -150,18 +158,21 @@ def build_server(
     scheduler = Scheduler(model, budgets, meters, waiting.deliver)
     setting = _setting(config, texts, info, budgets)
     serving = Serving(served, setting, config.limits, meters, (scheduler, waiting))
-    emitter = _emitter(config.events)
+    emitter, mirror = _emitter(config.events), _mirror(config.mirror)
     gpu = open_gpu(info.device)
     _register(meters, config, info, served, gpu)
     events = None
     if emitter is not None:
         meters.registry.register(EmitterCollector(emitter))
         serving.on_error = emitter.count_tap_error
-        events = Tap(emitter, _tap_config(config.events, served)), _counting(loaded, config.events, gpu)
-    life = partial(_lifespan, serving, waiting, emitter, config.shutdown_seconds)
+        tap = Tap(emitter, _tap_config(config.events, served), TapHooks(mirror=mirror))
+        events = tap, _counting(loaded, config.events, gpu)
+    if mirror is not None:
+        meters.registry.register(MirrorCollector(mirror))
+    life = partial(_lifespan, serving, waiting, (emitter, mirror), config.shutdown_seconds)
     guarded = Guard(make_api(serving, info, budgets, life), token)
     tracing = Tracing({"mlmon.model": served.name, "mlmon.version": served.version})
-    return Server(Watch(guarded, meters, tracing, events), serving, meters.registry, emitter)
+    return Server(Watch(guarded, meters, tracing, events), serving, meters.registry, emitter, mirror)
 
 
 def _setting(config: ServerConfig, texts: Texts, info: ModelInfo, budgets: Budgets) -> Setting:
@@ -207,6 +218,16 @@ def _emitter(config: EventsConfig) -> Emitter | None:
             return None
 
 
+def _mirror(config: MirroringConfig) -> Mirror | None:
+    match config.kind:
+        case "spool":
+            return Mirror(MirrorFiles(config.spool), config.budget)
+        case "kafka":
+            return Mirror(KafkaMirror(config.kafka), config.budget)
+        case _:
+            return None
+
+
 def _tap_config(config: EventsConfig, served: Served) -> TapConfig:
     return TapConfig(
         service=config.service,
@@ -247,9 +268,13 @@ def _register(
 
 @contextlib.asynccontextmanager
 async def _lifespan(
-    serving: Serving, waiting: Waiting, emitter: Emitter | None, seconds: float, _app: object
+    serving: Serving,
+    waiting: Waiting,
+    kept: tuple[Emitter | None, Mirror | None],
+    seconds: float,
+    _app: object,
 ) -> AsyncIterator[None]:
-    """Start the device's thread; at the end let accepted work end, then write the events."""
+    """Start the device's thread; at the end let accepted work end, then write the events, then the texts."""
     waiting.bind(serving.scheduler)
     serving.scheduler.start()
     try:
@@ -257,5 +282,6 @@ async def _lifespan(
     finally:
         await asyncio.to_thread(serving.scheduler.close, seconds)
         serving.close()
-        if emitter is not None:
-            await asyncio.to_thread(emitter.close)
+        for writer in kept:
+            if writer is not None:  # events are made while they are written, and offered to the mirror then
+                await asyncio.to_thread(writer.close)

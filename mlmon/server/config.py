@@ -8,6 +8,9 @@ import msgspec
 
 from mlmon.attach.kafka_sink import KafkaSinkConfig
 from mlmon.attach.limits import EmitterConfig
+from mlmon.attach.mirror import MirrorConfig
+from mlmon.attach.mirror_kafka import KafkaMirrorConfig
+from mlmon.attach.mirror_spool import MirrorSpoolConfig
 from mlmon.events.privacy import PrivacyConfig
 from mlmon.sources.spool_writer import SpoolWriterConfig
 
@@ -17,6 +20,7 @@ __all__ = [
     "LimitsConfig",
     "LoadingConfig",
     "LongInputs",
+    "MirroringConfig",
     "Pooling",
     "ServerConfig",
     "ServerFile",
@@ -259,6 +263,21 @@ class EventsConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     privacy: PrivacyConfig = PrivacyConfig()
 
 
+class MirroringConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`[server.mirror]`: whether a sample of texts is kept for shadow evaluation, and where."""
+
+    kind: Annotated[
+        Literal["none", "spool", "kafka"],
+        msgspec.Meta(
+            description="none keeps no text, spool writes to a private directory, kafka to a topic. Its own "
+            "keys stand in the table of the same name. Needs events: of what is no event nothing is mirrored."
+        ),
+    ] = "none"
+    budget: MirrorConfig = MirrorConfig()
+    spool: MirrorSpoolConfig = MirrorSpoolConfig(directory="mlmon-data/mirror")
+    kafka: KafkaMirrorConfig = KafkaMirrorConfig()
+
+
 class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`[server]`: what `mlmon serve` serves, where, and to whom."""
 
@@ -335,8 +354,14 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch: BatchConfig = BatchConfig()
     limits: LimitsConfig = LimitsConfig()
     events: EventsConfig = EventsConfig()
+    mirror: MirroringConfig = MirroringConfig()
 
     def __post_init__(self) -> None:
+        if self.mirror.kind != "none" and self.events.kind == "none":
+            raise ValueError(
+                "mirror: expected events beside it, since requests are mirrored as their events are made; "
+                "set events.kind (--events-spool DIR), or leave the mirror out"
+            )
         if self.token_env is not None and self.token_file is not None:
             raise ValueError("token_env, token_file: expected at most one of them; remove the other")
         if (self.tls_cert_file is None) != (self.tls_key_file is None):

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["Counting", "Note", "Watch", "note_of"]
 
 _KEY = "mlmon.note"
+#: Tasks with an answer that a reference can be asked for too.
+_MIRRORED = ("fill-mask", "embedding")
 #: HTTP has no status for a client that went away; this is the one in use for it.
 _GONE = 499
 
@@ -57,6 +59,7 @@ class Note:
         tokenize: when tokenizing began and ended, monotonic seconds.
         timing: of the job.
         fields: what the answer says, by event field; small.
+        sequence: the text that the answer gives back, where it does: of the first text and mask, the best.
     """
 
     route: str = "other"
@@ -69,11 +72,12 @@ class Note:
     tokenize: tuple[float, float] | None = None
     timing: Timing = field(default_factory=Timing)
     fields: Mapping[str, Any] = field(default_factory=dict)
+    sequence: str | None = None
 
     @property
     def bytes(self) -> int:
         """About what it keeps in memory."""
-        size = sum(4 * len(text) for text in self.texts or ())
+        size = sum(4 * len(text) for text in (*(self.texts or ()), self.sequence or ""))
         size += sum(2 * text.ids.nbytes for text in self.encoded)
         return size + 8 * len(self.fields.get("embedding", ()))
 
@@ -156,7 +160,7 @@ class _Passing(Exchange):
         seen.status = status
         seen.latency_seconds = time.perf_counter() - self._start
         if status != "ok":
-            note.texts, note.encoded, note.fields = None, (), {}
+            note.texts, note.encoded, note.fields, note.sequence = None, (), {}, None
         tap.emitter.emit_deferred(self._event, BASE_BYTES + note.bytes)
 
     def _event(self) -> Event:
@@ -169,6 +173,9 @@ class _Passing(Exchange):
         for name, value in fields.items():
             if value is not None:
                 setattr(event, name, value)
+        mirror = self._tap.hooks.mirror
+        if mirror is not None and note.texts and note.probe is None and note.task in _MIRRORED:
+            mirror.offer(event, note.texts[0], note.sequence)
         return event
 
 
@@ -203,8 +210,8 @@ class Watch:
         app: the server's.
         meters: its metrics.
         tracing: makes spans.
-        events: identity, sampling and emitter of the events, and what they are filled with; None: none are
-            made.
+        events: identity, sampling, emitter and mirror of the events, and what they are filled with; None:
+            none are made.
     """
 
     def __init__(

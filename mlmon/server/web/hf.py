@@ -78,6 +78,7 @@ async def fill_mask(serving: Serving, call: Call, body: FillMaskBody) -> Respons
         lambda texts: FillMask(serving.setting, texts, options),
     )
     found = await serving.compute(call, task.answer, seen)
+    call.note.sequence = found[0][0][0].sequence
     answers = [masks[0] if len(masks) == 1 else masks for masks in found]
     return reply_to(serving, call, answers[0] if isinstance(body.inputs, str) else answers)
 
