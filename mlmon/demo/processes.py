@@ -10,17 +10,29 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mlmon.errors import MissingExtraError, SourceError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
     from typing import IO
 
-__all__ = ["Deployment", "end", "free_port", "require_server", "run", "start", "wait_for"]
+__all__ = ["Deployment", "end", "ended_in_order", "free_port", "require_server", "run", "start", "wait_for"]
 
 _PATIENCE_SECONDS = 60.0
+
+
+@contextmanager
+def ended_in_order() -> Iterator[None]:
+    """SIGTERM is as Ctrl-C, so that what this process has started is ended too."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def require_server() -> None:

@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 
 from rich.console import Console
 
-from mlmon.demo.processes import free_port, require_server
+from mlmon.demo.processes import ended_in_order, free_port, require_server
 from mlmon.demo.screen import Screen, evidence_text, percent
 from mlmon.demo.service import SERVICE
 from mlmon.demo.stage import BASELINE, EXPLORER_PORT, Stage
@@ -35,8 +35,9 @@ _TRAVEL = 0.4
 #: How long each change may take to be found, and each page to close.
 _FIND_SECONDS, _CLOSE_SECONDS = 30.0, 60.0
 _TOLD_FIELDS = 3
-#: What an incident is compared with: so long before it.
-_BEFORE_SECONDS = 15.0
+#: What an incident is compared with: so long before it, of which no more than this before the last one ended.
+#: A page closes some healthy windows after the repair.
+_BEFORE_SECONDS, _CLOSING_SECONDS = 15.0, 4.0
 #: What can be done with the folder of a demo.
 _NEXT = (
     (f"baseline show {BASELINE}", "what is judged, and by what"),
@@ -163,7 +164,7 @@ def run_demo(options: Options, console: Console | None = None) -> Outcome:
         MissingExtraError: FastAPI is not installed.
     """
     require_server()
-    with ExitStack() as stack:
+    with ended_in_order(), ExitStack() as stack:
         if options.keep:
             folder = Path(tempfile.mkdtemp(prefix="mlmon-demo-"))
         else:
@@ -308,10 +309,12 @@ def _explore(stage: Stage, outcome: Outcome) -> None:
         stage.screen.say('  pip install "mlmon[explorer]" adds the explorer: from each page to its cause')
         return
     stage.screen.say(f"  {url}    # the explorer; from each page to its cause:")
+    last = 0.0
     for found in outcome.found:
         began, ended = found.between
-        moments = [_moment(began - _BEFORE_SECONDS), _moment(ended)]
-        query = urlencode({"service": SERVICE, "from": moments[0], "to": moments[1]})
+        moments = {"from": max(began - _BEFORE_SECONDS, last - _CLOSING_SECONDS), "to": ended}
+        last = ended
+        query = urlencode({"service": SERVICE} | {name: _moment(at) for name, at in moments.items()})
         stage.screen.say(f"  {url}/incident?{query}    # {found.change.name}")
 
 
