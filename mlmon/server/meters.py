@@ -25,6 +25,30 @@ _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 
 _TOKENS = tuple(float(1 << power) for power in range(4, 19))
 
 
+class _Labelled:
+    """A metric with labels, each set of which the library looks up once; that takes it several microseconds.
+
+    There are as many sets as there are series, so they are as bounded.
+    """
+
+    __slots__ = ("_known", "_metric")
+
+    def __init__(self, metric: Any) -> None:
+        self._metric = metric
+        self._known: dict[tuple[object, ...], Any] = {}
+
+    def labels(self, *values: object) -> Any:
+        """The series of these values."""
+        known = self._known.get(values)
+        if known is None:
+            known = self._known[values] = self._metric.labels(*values)
+        return known
+
+
+def _fast(metric: Metric, made: Any) -> Any:
+    return _Labelled(made) if metric.labels else made
+
+
 class Meters:
     """Counters and histograms; any number of threads may use them.
 
@@ -66,16 +90,17 @@ class Meters:
     def busy_seconds(self, lane: Lane) -> float:
         """Time the device worked for a lane."""
         (family,) = self.busy.labels(lane).collect()
-        return next(sample.value for sample in family.samples if sample.name.endswith("_total"))
+        return float(next(sample.value for sample in family.samples if sample.name.endswith("_total")))
 
-    def _counter(self, metric: Metric) -> Counter:
-        return Counter(metric.name, metric.help, metric.labels, registry=self.registry)
+    def _counter(self, metric: Metric) -> Any:
+        return _fast(metric, Counter(metric.name, metric.help, metric.labels, registry=self.registry))
 
-    def _gauge(self, metric: Metric) -> Gauge:
-        return Gauge(metric.name, metric.help, metric.labels, registry=self.registry)
+    def _gauge(self, metric: Metric) -> Any:
+        return _fast(metric, Gauge(metric.name, metric.help, metric.labels, registry=self.registry))
 
-    def _histogram(self, metric: Metric, bounds: tuple[float, ...]) -> Histogram:
-        return Histogram(metric.name, metric.help, metric.labels, registry=self.registry, buckets=bounds)
+    def _histogram(self, metric: Metric, bounds: tuple[float, ...]) -> Any:
+        made = Histogram(metric.name, metric.help, metric.labels, registry=self.registry, buckets=bounds)
+        return _fast(metric, made)
 
     def _touch(self, routes: tuple[str, ...]) -> None:
         by_lane: tuple[Any, ...] = (self.tokenize, self.queue, self.inference, self.queue_jobs)

@@ -36,6 +36,11 @@ class Tracing:
         self._api, self._propagate = trace, propagate
         self._tracer = trace.get_tracer("mlmon.server", __version__)
 
+    def _recording(self) -> bool:
+        """Whether the process has a tracer provider; without one no span of it is anything."""
+        api = self._api
+        return api is not None and not isinstance(api.get_tracer_provider(), api.ProxyTracerProvider)
+
     def record(
         self,
         name: str,
@@ -53,7 +58,7 @@ class Tracing:
             parts: of it.
             attributes: of its span.
         """
-        if self._api is None:
+        if not self._recording():
             return
         carrier = {key.decode("latin-1"): value.decode("latin-1") for key, value in headers}
         span = self._tracer.start_span(

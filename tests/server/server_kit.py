@@ -5,11 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -26,7 +31,6 @@ from mlmon.server.model import load_model
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from mlmon.server.app import Server
     from mlmon.server.model import LoadedModel
@@ -199,7 +203,7 @@ async def talking(server: Server) -> AsyncIterator[httpx.AsyncClient]:
 
 def run(work: Coroutine[Any, Any, Any]) -> Any:
     """Run a coroutine; a test that hangs fails."""
-    return asyncio.run(asyncio.wait_for(work, 60))
+    return asyncio.run(asyncio.wait_for(work, 120))
 
 
 def ask(made: LoadedModel, *requests: tuple[str, Any], **tables: Any) -> list[httpx.Response]:
@@ -241,7 +245,7 @@ class Held:
     def begin(self, pieces: Sequence[Piece]) -> Landing:
         self.batches.append(list(pieces))
         self.entered.release()
-        assert self.open.wait(30)
+        assert self.open.wait(60)
         return self._model.begin(pieces)
 
     def free(self) -> None:
@@ -285,7 +289,7 @@ class Faulty:
         raise AssertionError("memory did not run out")
 
 
-def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Wait for a condition; fail when it takes too long."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -311,3 +315,52 @@ def listening(server: Server, config: uvicorn.Config | None = None) -> Iterator[
             running.should_exit = True
             thread.join(30)
             assert not thread.is_alive()
+
+
+class Process:
+    """A running `mlmon serve`."""
+
+    def __init__(self, child: subprocess.Popen[str]) -> None:
+        self.child = child
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+        # importing torch and transformers takes a while on a busy machine
+        until(lambda: any("serving" in line for line in self.lines) or child.poll() is not None, 120)
+        said = next((line for line in self.lines if "serving" in line), "")
+        assert said, self.lines
+        self.url = re.search(r"https?://\S+", said).group()  # type: ignore[union-attr]
+
+    def _read(self) -> None:
+        assert self.child.stderr is not None
+        for line in self.child.stderr:
+            self.lines.append(line)
+
+    @property
+    def resident_bytes(self) -> int:
+        pages = int(Path(f"/proc/{self.child.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def end(self) -> int:
+        self.child.send_signal(signal.SIGTERM)
+        code = self.child.wait(60)
+        self._reader.join(10)
+        return code
+
+
+@contextlib.contextmanager
+def process(*options: str) -> Iterator[Process]:
+    """Start `mlmon serve` with these options, on a port it chooses."""
+    command = [sys.executable, "-m", "mlmon.cli", "serve", "--port", "0", *options]
+    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
+    child = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
+    )
+    try:
+        yield Process(child)
+    finally:
+        if child.poll() is None:
+            child.kill()
+        child.wait(30)
+        assert child.stderr is not None
+        child.stderr.close()

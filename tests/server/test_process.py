@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import os
 import re
-import signal
 import socket
 import ssl
 import subprocess
-import sys
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
 import uvicorn
 from click.testing import CliRunner
-from server_kit import Held, configured, listening, read_metrics, sentences, until
+from server_kit import Held, configured, listening, process, read_metrics, sentences, until
 from test_events import events_of
 
 from mlmon.cli import cli
@@ -32,62 +27,13 @@ from mlmon.server.work.jobs import Lane
 from mlmon.server.work.runner import Runner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from pathlib import Path
 
-    from server_kit import Made
+    from server_kit import Made, Process
 
     from mlmon.server.model import LoadedModel
 
 MASK = {"inputs": "the [MASK] sat"}
-
-
-class Process:
-    """A running `mlmon serve`."""
-
-    def __init__(self, child: subprocess.Popen[str]) -> None:
-        self.child = child
-        self.lines: list[str] = []
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-        # importing torch and transformers takes a while on a busy machine
-        until(lambda: any("serving" in line for line in self.lines) or child.poll() is not None, 120)
-        said = next((line for line in self.lines if "serving" in line), "")
-        assert said, self.lines
-        self.url = re.search(r"https?://\S+", said).group()  # type: ignore[union-attr]
-
-    def _read(self) -> None:
-        assert self.child.stderr is not None
-        for line in self.child.stderr:
-            self.lines.append(line)
-
-    @property
-    def resident_bytes(self) -> int:
-        pages = int(Path(f"/proc/{self.child.pid}/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-
-    def end(self) -> int:
-        self.child.send_signal(signal.SIGTERM)
-        code = self.child.wait(60)
-        self._reader.join(10)
-        return code
-
-
-@contextlib.contextmanager
-def process(*options: str) -> Iterator[Process]:
-    """Start `mlmon serve` with these options, on a port it chooses."""
-    command = [sys.executable, "-m", "mlmon.cli", "serve", "--port", "0", *options]
-    environment = os.environ | {"TOKENIZERS_PARALLELISM": "false"}
-    child = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment
-    )
-    try:
-        yield Process(child)
-    finally:
-        if child.poll() is None:
-            child.kill()
-        child.wait(30)
-        assert child.stderr is not None
-        child.stderr.close()
 
 
 CONFIG = """
@@ -107,7 +53,10 @@ directory = "{spool}"
 def ask_and_end(server: Process) -> httpx.Response:
     """Ask for many batches, and stop the server when some of them are through."""
     answers: list[httpx.Response] = []
-    body = {"inputs": ["the cat sat on the mat"] * 300, "parameters": {"method": "pll"}}
+    body = {
+        "inputs": ["the cat sat on the mat and the dog looked at it"] * 300,
+        "parameters": {"method": "pll"},
+    }
     score = f"{server.url}/score"
     thread = threading.Thread(target=lambda: answers.append(httpx.post(score, json=body, timeout=60)))
 
@@ -185,7 +134,7 @@ def send_and_leave(url: str, held: Held, path: str, body: Any, *, entered: bool)
     connection = socket.create_connection((host, int(port)))
     connection.sendall(head.encode() + data)
     if entered:
-        assert held.entered.acquire(timeout=20)
+        assert held.entered.acquire(timeout=60)
     return connection
 
 

@@ -17,9 +17,10 @@ from mlmon.server.web import bodies, bodies_v2, oip, openai, ops
 from mlmon.server.web.replies import refusal_reply
 from mlmon.server.web.routes import POSTS, components, get_operation, post_operation
 from mlmon.server.web.serving import inference
+from mlmon.server.web.shortcut import Shortcut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from mlmon.server.model import ModelInfo
     from mlmon.server.web.serving import Serving
@@ -30,7 +31,9 @@ __all__ = ["make_api"]
 log = logging.getLogger(__name__)
 
 
-def make_api(serving: Serving, info: ModelInfo, budgets: Budgets, lifespan: Callable[..., Any]) -> FastAPI:
+def make_api(
+    serving: Serving, info: ModelInfo, budgets: Budgets, lifespan: Callable[..., Any]
+) -> Callable[..., Any]:
     """The app.
 
     Its document is at /openapi.json; there is no page that shows it, since those load scripts from elsewhere.
@@ -52,15 +55,17 @@ def make_api(serving: Serving, info: ModelInfo, budgets: Budgets, lifespan: Call
         # newer versions trace requests themselves; `tracing` does, with the parts that only this server knows
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
+    endpoints: dict[str, Callable[[Request], Awaitable[Response]]] = {}
     for post in POSTS:
         names = (post.path.replace(":path", ""), post.task)
-        _add(app, post.path, "POST", inference(serving, names, post.body, post.handle), post_operation(post))
+        endpoints[post.path] = inference(serving, names, post.body, post.handle)
+        _add(app, post.path, "POST", endpoints[post.path], post_operation(post))
     _add_gets(app, serving, info, budgets)
     app.add_exception_handler(HTTPException, _not_a_route)
     app.add_exception_handler(Exception, _failed)
     describe = app.openapi
     app.openapi = partial(_document, app, describe)  # type: ignore[method-assign]
-    return app
+    return Shortcut(app, {path: answer for path, answer in endpoints.items() if "{" not in path}, _failed)
 
 
 def _add_gets(app: FastAPI, serving: Serving, info: ModelInfo, budgets: Budgets) -> None:

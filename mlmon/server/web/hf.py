@@ -60,7 +60,7 @@ def checked_targets(serving: Serving, call: Call, targets: Sequence[str]) -> tup
         )
     ids, inexact = target_ids(serving.setting.texts, targets)
     if inexact:
-        call.headers = {"x-mlmon-inexact-targets": str(len(inexact))}
+        call.told = {"x-mlmon-inexact-targets": str(len(inexact))}
     return ids
 
 
@@ -129,7 +129,7 @@ async def tokenize(serving: Serving, call: Call, body: TokenizeBody) -> Response
         encodings = serving.setting.texts.tokenizer.encode_batch(list(inputs.texts), add_special_tokens=add)
         return [_tokens(encoding) for encoding in encodings]
 
-    return json_reply(await serving.compute(call, tokens), headers=serving.served.headers)
+    return json_reply(await serving.compute(call, tokens), headers=serving.headers)
 
 
 def _tokens(encoding: Encoding) -> list[TokenizedToken]:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -18,8 +17,9 @@ from starlette.responses import Response  # noqa: TC002 - as above
 
 from mlmon.server.refusals import Refusal, RefusalError
 from mlmon.server.watch import note_of
+from mlmon.server.web.headers import body_length, headers_of, lane_of, probe_of, seconds_of
 from mlmon.server.web.replies import json_reply, refusal_reply
-from mlmon.server.work.jobs import Job, Lane
+from mlmon.server.work.jobs import Job
 from mlmon.server.work.pieces import Seen
 from mlmon.server.work.text import LONG_CHARACTERS
 from mlmon.server.work.windows import LongText
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from mlmon.server.config import LimitsConfig, LongInputs
     from mlmon.server.meters import Meters
     from mlmon.server.watch import Note
+    from mlmon.server.web.headers import Headers
     from mlmon.server.work.scheduler import Scheduler
     from mlmon.server.work.task import Setting, Task
     from mlmon.server.work.text import Text
@@ -45,7 +46,6 @@ __all__ = ["Call", "Inputs", "Served", "Serving", "inference", "reply_to"]
 TEXT_THREADS = 2
 _FLOATS, _IDS = np.empty((0, 0), np.float32), np.empty((0, 0), np.int64)
 _NOTHING = Seen(_IDS, _FLOATS, _FLOATS.ravel(), _FLOATS.ravel(), _IDS.ravel(), _FLOATS)
-_MAX_PROBE = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +93,17 @@ class Call:
         request: as Starlette has it.
         note: for metrics, events and spans.
         deadline: monotonic seconds.
+        headers: as `web.headers` reads them.
         long: whether its inputs are worth a thread.
-        headers: further ones of its answer.
+        told: further headers of its answer.
     """
 
     request: Request
     note: Note
     deadline: float
+    headers: Headers
     long: bool = False
-    headers: dict[str, str] | None = None
+    told: dict[str, str] | None = None
 
 
 class Serving:
@@ -124,6 +126,7 @@ class Serving:
         work: tuple[Scheduler, Waiting],
     ) -> None:
         self.served, self.setting, self.limits, self.meters = served, setting, limits, meters
+        self.headers = served.headers
         self.scheduler, self._waiting = work
         self._open = 0
         self._threads = ThreadPoolExecutor(TEXT_THREADS, "mlmon-text")
@@ -144,12 +147,9 @@ class Serving:
         """
         note = note_of(request.scope)
         note.route, note.task = route, task
-        headers = request.headers
-        note.lane = _lane(headers.get("x-mlmon-lane"))
-        note.probe = _probe(headers.get("x-mlmon-probe"))
-        # each that is given has to be right, also one that another wins over
-        given = [*request.query_params.getlist("timeout"), *headers.getlist("x-mlmon-timeout")]
-        seconds = [_seconds(text) for text in given][-1] if given else self.limits.timeout_seconds
+        headers = headers_of(request)
+        note.lane, note.probe = lane_of(headers), probe_of(headers)
+        seconds = seconds_of(request, headers) or self.limits.timeout_seconds
         deadline = time.monotonic() + min(seconds, self.limits.timeout_seconds)
         if self._open >= self.limits.open_requests:
             self.meters.refused.labels(note.lane, "requests").inc()
@@ -162,7 +162,7 @@ class Serving:
             )
         self._open += 1
         self.meters.open_requests.set(self._open)
-        return Call(request, note, deadline)
+        return Call(request, note, deadline, headers)
 
     def leave(self) -> None:
         """Give the place back."""
@@ -195,11 +195,8 @@ class Serving:
 
     async def _body(self, call: Call) -> bytes:
         request, limit = call.request, self.limits.body_bytes
-        encoding = request.headers.get("content-encoding", "identity")
-        if encoding != "identity":
-            raise RefusalError(Refusal.INVALID, "a body as it is", f"one in {encoding}", "do not compress it")
-        length = request.headers.get("content-length", "0")
-        if length.isdecimal() and int(length) > limit:
+        length = body_length(call.headers)
+        if length > limit:
             raise _too_large(limit, f"{length} bytes")
         try:
             async with asyncio.timeout(call.deadline - time.monotonic()):
@@ -328,54 +325,14 @@ def inference(
 
 def reply_to(serving: Serving, call: Call, content: Any) -> Response:
     """An answer with the headers that every inference route sends."""
-    note, served = call.note, serving.served
-    parts = []
+    note, parts = call.note, []
     if note.tokenize is not None:
         parts.append(f"tokenize;dur={1000 * (note.tokenize[1] - note.tokenize[0]):.3f}")
     if note.timing.ended:
         parts.append(f"queue;dur={1000 * note.timing.queue_seconds:.3f}")
         parts.append(f"inference;dur={1000 * note.timing.inference_seconds:.3f}")
     own = {"server-timing": ", ".join(parts), "x-mlmon-batch-size": str(note.timing.batch_jobs)}
-    return json_reply(content, 200, served.headers | own | (call.headers or {}))
-
-
-def _lane(given: str | None) -> Lane:
-    if given is None:
-        return Lane.INTERACTIVE
-    try:
-        return Lane(given)
-    except ValueError:
-        raise RefusalError(
-            Refusal.INVALID, "the header x-mlmon-lane: interactive or shadow", repr(given), "correct it"
-        ) from None
-
-
-def _seconds(given: str) -> float:
-    try:
-        seconds = float(given)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise RefusalError(
-            Refusal.INVALID,
-            "a timeout in seconds, above 0",
-            repr(given),
-            "correct x-mlmon-timeout or ?timeout=",
-        )
-    return seconds
-
-
-def _probe(given: str | None) -> str | None:
-    if given is None:
-        return None
-    if not 0 < len(given) <= _MAX_PROBE or not given.isascii() or not given.isprintable():
-        raise RefusalError(
-            Refusal.INVALID,
-            f"the header x-mlmon-probe: 1 to {_MAX_PROBE} printable ASCII characters",
-            repr(given[:_MAX_PROBE]),
-            "correct it",
-        )
-    return given
+    return json_reply(content, 200, serving.headers | own | (call.told or {}))
 
 
 def _too_large(limit: int, got: str) -> RefusalError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from mlmon.server.work.pieces import PieceBuilder
 from mlmon.server.work.task import check_tokens, pool_rows, pooled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -57,6 +58,10 @@ class Mask:
 
     text: int
     index: int
+
+
+#: A mask, its best ids and their probabilities.
+_Row = tuple[Mask, list[int], list[float]]
 
 
 def target_ids(texts: Texts, targets: Sequence[str]) -> tuple[tuple[int, ...], list[str]]:
@@ -157,37 +162,48 @@ class FillMask:
 
     def answer(self, seen: Seen) -> list[list[list[Candidate]]]:
         """Candidates, best first, by text and mask."""
+        helper, rows = self._setting.texts, list(self.rows(seen))
+        counts = Counter(mask.text for mask in self.masks)
+        # one mask: a text to read; several: the other masks, which are special tokens, are to be seen
+        alone, beside = (
+            iter(helper.tokenizer.decode_batch(self._filled(rows, chosen), skip_special_tokens=skip))
+            for skip, chosen in ((True, lambda n: counts[n] == 1), (False, lambda n: counts[n] > 1))
+        )
         found: list[list[list[Candidate]]] = [[] for _ in self._texts]
-        many = np.bincount([mask.text for mask in self.masks], minlength=len(self._texts)) > 1
-        for mask, ids, scores in self.rows(seen):
-            text = self._texts[mask.text]
-            sequence = self._setting.texts.sequence(text.ids[: text.kept])
-            at = mask.index + len(self._setting.texts.prefix)
-            alone = not many[mask.text]
-            candidates = [
-                self._candidate(sequence, at, token, score, alone=alone)
-                for token, score in zip(ids, scores, strict=True)
-            ]
-            found[mask.text].append(candidates)
+        for mask, ids, scores in rows:
+            written = alone if counts[mask.text] == 1 else beside
+            found[mask.text].append(
+                [
+                    Candidate(score, token, helper.written(token), next(written))
+                    for token, score in zip(ids, scores, strict=True)
+                ]
+            )
         return found
 
-    def rows(self, seen: Seen) -> Iterator[tuple[Mask, list[int], list[float]]]:
+    def _filled(self, rows: list[_Row], chosen: Callable[[int], bool]) -> list[list[int]]:
+        """Of the texts that are chosen: each with each candidate in the place of its mask."""
+        helper, number = self._setting.texts, -1
+        padding, before = helper.special.pad, len(helper.prefix)
+        sequence: list[int] = []
+        filled: list[list[int]] = []
+        for mask, ids, _ in rows:
+            if not chosen(mask.text):
+                continue
+            if mask.text != number:
+                number = mask.text
+                text = self._texts[number]
+                sequence = helper.sequence(text.ids[: text.kept]).tolist()
+            at = before + mask.index
+            filled += [[*sequence[:at], token, *sequence[at + 1 :]] for token in ids]
+        if padding is None:
+            return filled
+        return [[one for one in row if one != padding] if padding in row else row for row in filled]
+
+    def rows(self, seen: Seen) -> Iterator[_Row]:
         """Each mask with its best ids and their probabilities."""
         for mask, ids, scores in zip(self.masks, seen.top_ids, np.exp(seen.top_logprob), strict=True):
             there = ids >= 0
             yield mask, ids[there].tolist(), scores[there].tolist()
-
-    def _candidate(
-        self, sequence: NDArray[np.int64], at: int, token: int, score: float, *, alone: bool
-    ) -> Candidate:
-        decode = self._setting.texts.tokenizer.decode
-        filled = sequence.copy()
-        filled[at] = token
-        if self._setting.texts.special.pad is not None:
-            filled = filled[filled != self._setting.texts.special.pad]
-        # one mask: a text to read; several: the other masks, which are special tokens, are to be seen
-        text = decode(filled.tolist(), skip_special_tokens=alone)
-        return Candidate(score, token, decode([token], skip_special_tokens=False), text)
 
     def vectors(self, seen: Seen, *, normalize: bool) -> NDArray[np.float32]:
         """The embeddings, where they were asked for, shape (texts, hidden size)."""

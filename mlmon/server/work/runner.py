@@ -77,21 +77,21 @@ class Flight:
             self._landed.synchronize()
         ids, logprob, entropy, nll, best, sums = (answer.numpy() for answer in self._answers)
         wanted, found = self._wanted, []
-        at = np.zeros(3, np.int64)
-        for number, piece in enumerate(self._pieces):
-            end = at + np.array([wanted.tops[number], wanted.truths[number], wanted.sums[number]])
-            top, truth, pooled = (slice(a, b) for a, b in zip(at, end, strict=True))
+        counts = zip(wanted.tops.tolist(), wanted.truths.tolist(), wanted.sums.tolist(), strict=True)
+        top = truth = pooled = 0
+        for piece, (tops, truths, sums_) in zip(self._pieces, counts, strict=True):
+            rows, known = slice(top, top + tops), slice(truth, truth + truths)
             found.append(
                 Seen(
-                    ids[top, : piece.top_k],
-                    logprob[top, : piece.top_k],
-                    entropy[top],
-                    nll[truth],
-                    best[truth],
-                    sums[pooled],
+                    ids[rows, : piece.top_k],
+                    logprob[rows, : piece.top_k],
+                    entropy[rows],
+                    nll[known],
+                    best[known],
+                    sums[pooled : pooled + sums_],
                 )
             )
-            at = end
+            top, truth, pooled = top + tops, truth + truths, pooled + sums_
         return found
 
 

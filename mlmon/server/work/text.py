@@ -74,6 +74,7 @@ class Texts:
         self.special = special
         self.prefix, self.suffix = _surroundings(tokenizer, special)
         self.capacity = max_length - len(self.prefix) - len(self.suffix)
+        self._written: dict[int, str] = {}
         known = (special.cls, special.sep, special.pad, special.mask)
         self.unscored = np.array(sorted({i for i in known if i is not None}), np.int64)
         self.ordinary = np.setdiff1d(
@@ -142,6 +143,13 @@ class Texts:
         end = len(ids) - after
         around = np.array_equal(ids[:before], self.prefix) and np.array_equal(ids[end:], self.suffix)
         return ids[before:end] if around else ids
+
+    def written(self, token: int) -> str:
+        """A token by itself, as text; each is looked up once, so there are at most as many as tokens."""
+        known = self._written.get(token)
+        if known is None:
+            known = self._written[token] = self.tokenizer.decode([token], skip_special_tokens=False)
+        return known
 
     def sequence(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """Ids with the special tokens around them, shape (n + prefix + suffix,)."""
