@@ -36,6 +36,7 @@ BUDGETS: dict[str, Any] = {
     "shadow_queue_jobs": 20,
     "shadow_queue_tokens": 500,
     "shadow_wait_seconds": 60.0,
+    "shadow_batch_seconds": 60.0,
     "longest": LONGEST,
 }
 
@@ -156,6 +157,19 @@ def test_shadow_work_takes_only_what_interactive_work_leaves(held: Held) -> None
     assert line.metric("mlmon_server_starved_batches_total") == 1
     assert line.metric("mlmon_server_tokens_total", "shadow") == 60
     assert line.metric("mlmon_server_tokens_total", "interactive") == 127
+
+
+def test_shadow_work_makes_no_batch_much_longer(held: Held) -> None:
+    """Once the device's speed is known: here no time is left for it."""
+    with running(held, shadow_batch_seconds=1e-9) as line:
+        jobs = [busy(line, held)]
+        jobs += [line.submit(3, 3, lane=Lane.SHADOW) for _ in range(2)]
+        jobs += [line.submit(30) for _ in range(4)]
+        held.open.set()
+        line.done(*jobs)
+    # a sixteenth of 90 and of 30 is 5 and 1; by itself it goes piece by piece
+    assert lengths(held) == [[7], [30, 30, 30, 3], [30], [3], [3], [3]]
+    assert line.metric("mlmon_server_starved_batches_total") == 1
 
 
 def test_shadow_work_that_finds_no_room_in_time_is_given_up(held: Held) -> None:

@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 CALM_BATCHES = 256
 #: After so many batches in a row that failed for no want of memory the device is taken for broken.
 BROKEN_AFTER = 3
+#: Where interactive work fills the device's time, shadow work gets one token for so many of its.
+BESIDE = 16
 #: Clients are told to come back in this range of seconds.
 _RETRY_SECONDS = (1, 60)
 #: How long `close` waits for the batch that is on the device when time is up.
@@ -57,6 +59,8 @@ class Budgets:
     shadow_queue_tokens: int
     shadow_wait_seconds: float
     longest: int  #: tokens of the longest sequence: no budget falls below it
+    #: shadow work makes no batch longer than about this, since who comes meanwhile waits for all of it
+    shadow_batch_seconds: float = 0.02
 
 
 @dataclass(slots=True, eq=False)
@@ -289,8 +293,7 @@ class Scheduler:
         taken = self._lanes[Lane.INTERACTIVE].take(self._budget, whole=True)
         shadow = self._lanes[Lane.SHADOW]
         if len(shadow):
-            left = self._budget - sum(item.piece.tokens for item in taken)
-            more = shadow.take(min(left, self._shadow_budget()), whole=not taken)
+            more = shadow.take(self._shadow_room(sum(item.piece.tokens for item in taken)), whole=not taken)
             if not more:
                 self._meters.starved.inc()
             taken += more
@@ -298,9 +301,19 @@ class Scheduler:
             self._show(lane)
         return taken
 
-    def _shadow_budget(self) -> int:
+    def _shadow_room(self, used: int) -> int:
+        """Tokens of a batch that shadow work may take.
+
+        Args:
+            used: tokens of it that interactive work has taken.
+        """
         share = self._budgets.shadow_batch_tokens / self._budgets.batch_tokens
-        return max(1, int(share * self._budget))
+        room = min(self._budget - used, max(1, int(share * self._budget)))
+        if not self._rate:
+            return room
+        in_time = int(self._rate * self._budgets.shadow_batch_seconds) - used
+        # by itself, one piece at least
+        return min(room, max(in_time, used // BESIDE, int(not used)))
 
     def _begin(self, taken: list[Taken]) -> _Begun:
         at = time.monotonic()
