@@ -12,6 +12,7 @@ WHEELS := $(wildcard ../shared/wheels)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	$(addprefix --find-links ,$(WHEELS))
 BASE := $(VENV)/.installed-base
+LIVE := $(VENV)/.installed-live
 DEV := $(VENV)/.installed-dev
 BENCHMARKS := $(filter-out benchmarks/_%,$(sort $(wildcard benchmarks/*.py)))
 
@@ -30,14 +31,20 @@ $(BASE): pyproject.toml constraints.txt | $(BIN)/python
 	@$(INSTALL) --editable '.[demo,explorer]'
 	@touch $@
 
+# What `mlmon demo --live` needs: a server of masked language models, with torch.
+$(LIVE): pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing mlmon and its model server into $(VENV)"
+	@$(INSTALL) --editable '.[demo,server]'
+	@touch $@
+
 $(DEV): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing mlmon and the tools for development into $(VENV)"
 	@$(INSTALL) --editable '.[dev]'
-	@touch $(BASE) $@
+	@touch $(BASE) $(LIVE) $@
 
 setup: $(DEV) ## make .venv with everything that development needs
 
-demo: $(BASE) ## watch a small text service, and see what goes wrong with it being found
+demo: $(if $(findstring --live,$(ARGS)),$(LIVE),$(BASE)) ## watch a small text service, and see what goes wrong being found; ARGS=--live: a masked language model
 	@$(BIN)/mlmon demo $(ARGS)
 
 test: $(DEV) ## run every test; installs what is missing where it may; ARGS="-k spool" goes to pytest

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample
 
-__all__ = ["Drift", "Figures", "Page", "scrape"]
+__all__ = ["Drift", "Figures", "Page", "read_samples", "scrape"]
 
 
 class Page(NamedTuple):
@@ -69,8 +69,8 @@ class Figures(NamedTuple):
     drift: dict[str, Drift]
 
 
-def scrape(port: int) -> Figures | None:
-    """One scrape of a sidecar on loopback; None when it does not answer."""
+def read_samples(port: int) -> list[Sample] | None:
+    """Every sample that a process on loopback shows; None when it does not answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
         connection.request("GET", "/metrics")
@@ -82,7 +82,14 @@ def scrape(port: int) -> Figures | None:
         return None
     finally:
         connection.close()
-    samples = [s for family in text_string_to_metric_families(text) for s in family.samples]
+    return [s for family in text_string_to_metric_families(text) for s in family.samples]
+
+
+def scrape(port: int) -> Figures | None:
+    """One scrape of a sidecar on loopback; None when it does not answer."""
+    samples = read_samples(port)
+    if samples is None:
+        return None
 
     def total(name: str, **labels: str) -> float:
         return sum(s.value for s in samples if s.name == name and labels.items() <= s.labels.items())

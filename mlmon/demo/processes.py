@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import IO
 
-__all__ = ["Deployment", "end", "ended_in_order", "free_port", "require_server", "run", "start", "wait_for"]
+__all__ = [
+    "Deployment",
+    "answers",
+    "end",
+    "ended_in_order",
+    "free_port",
+    "require_server",
+    "run",
+    "start",
+    "wait_for",
+]
 
 _PATIENCE_SECONDS = 60.0
 
@@ -131,6 +141,18 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
+def answers(port: int, path: str) -> bool:
+    """Whether a process on loopback answers 200."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 def wait_for(port: int, path: str, process: subprocess.Popen[bytes]) -> None:
     """Wait until a process answers 200.
 
@@ -143,15 +165,8 @@ def wait_for(port: int, path: str, process: subprocess.Popen[bytes]) -> None:
             raise SourceError(
                 f"a process of the demo ended with code {process.returncode}; see above for why"
             )
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-        try:
-            connection.request("GET", path)
-            if connection.getresponse().status == 200:
-                return
-        except OSError:
-            pass
-        finally:
-            connection.close()
+        if answers(port, path):
+            return
         time.sleep(0.1)
     raise SourceError(
         f"a process of the demo did not come up within {_PATIENCE_SECONDS:.0f} s; is the machine very busy?"

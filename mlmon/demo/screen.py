@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mlmon.demo.figures import Figures
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
     from rich.console import Console
 
-    from mlmon.demo.figures import Figures
-
-__all__ = ["Screen", "evidence_text", "percent"]
+__all__ = ["Board", "Screen", "evidence_text", "percent"]
 
 #: Scrapes that the rate is averaged over.
 _RECENT = 16
@@ -31,8 +32,25 @@ _SHOWN = {
 }
 
 
-class Screen:
+class _Scrape(Protocol):
+    """What any scrape says."""
+
+    @property
+    def at(self) -> float:
+        """Monotonic time, seconds."""
+
+    @property
+    def requests(self) -> float:
+        """Estimated requests so far."""
+
+
+_ScrapeT = TypeVar("_ScrapeT", bound=_Scrape)
+
+
+class Board(Generic[_ScrapeT]):
     """A live table on a terminal, a line every few seconds elsewhere; announcements in both.
+
+    A subclass says what of a scrape is shown.
 
     Args:
         console: where to.
@@ -41,11 +59,11 @@ class Screen:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
-        self._recent: deque[Figures] = deque(maxlen=_RECENT)
+        self._recent: deque[_ScrapeT] = deque(maxlen=_RECENT)
         self._next_line = 0.0
         self.title = "mlmon demo"
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._live = Live(console=self._console, refresh_per_second=4)
             self._live.__enter__()
@@ -66,25 +84,47 @@ class Screen:
         """Announce something; it stays. Lines are left as they are, unless told otherwise."""
         self._console.print(text, style=style or None, soft_wrap=not wrap, highlight=False, markup=False)
 
-    def show(self, figures: Figures) -> None:
+    def show(self, figures: _ScrapeT) -> None:
         """Show a scrape."""
         self._recent.append(figures)
         if self._live is not None:
             self._live.update(self._table(figures))
         elif figures.at >= self._next_line:
             self._next_line = figures.at + _LINE_SECONDS
-            self.say(self._line(figures))
+            self.say(self.line(figures))
 
     def pause(self) -> None:
         """Something was just said: the next line of numbers waits."""
         if self._recent:
             self._next_line = self._recent[-1].at + _LINE_SECONDS / 2
 
-    def _rate(self) -> float:
+    def rate(self) -> float:
+        """Requests a second over the newest scrapes."""
         first, last = self._recent[0], self._recent[-1]
         return (last.requests - first.requests) / (last.at - first.at) if last.at > first.at else 0.0
 
-    def _line(self, now: Figures) -> str:
+    def line(self, now: _ScrapeT) -> str:
+        """A scrape in a line."""
+        raise NotImplementedError
+
+    def rows(self, now: _ScrapeT) -> Iterator[tuple[str, str, str]]:
+        """A scrape in a table: names, values, and the style of each value."""
+        raise NotImplementedError
+
+    def _table(self, now: _ScrapeT) -> Table:
+        table = Table(title=self.title, title_justify="left")
+        table.add_column("what", min_width=30)
+        table.add_column("now", justify="right", min_width=44)
+        for name, value, style in self.rows(now):
+            table.add_row(name, Text(value, style))
+        return table
+
+
+class Screen(Board[Figures]):
+    """The board of `mlmon demo`."""
+
+    def line(self, now: Figures) -> str:
+        """The least that shows whether all is well."""
         moved = now.drift.get("embeddings/shift")
         distance = "-" if moved is None else f"{moved.effect:.2f} sd"
         return (
@@ -92,16 +132,17 @@ class Screen:
             f"{percent(now.unknown_ratio):>6}  embeddings moved {distance}  evidence {evidence_text(now)}"
         )
 
-    def _table(self, now: Figures) -> Table:
-        table = Table(title=self.title, title_justify="left")
-        table.add_column("what", min_width=30)
-        table.add_column("now", justify="right", min_width=44)
-        for name, value in self._rows(now):
-            table.add_row(name, Text(value, "bold red" if name == "page" and now.page else ""))
-        return table
+    def rows(self, now: Figures) -> Iterator[tuple[str, str, str]]:
+        """Everything that is watched."""
+        page = now.page
+        shown = "none" if page is None else f"{page.cause} ({page.field})"
+        for name, value in self._values(now):
+            yield name, value, ""
+        yield "page", shown, "bold red" if page else ""
+        yield "sidecar is behind", f"{now.lag_seconds:.1f} s", ""
 
-    def _rows(self, now: Figures) -> Iterator[tuple[str, str]]:
-        yield "requests", f"{now.requests:,.0f} ({self._rate():.0f}/s)"
+    def _values(self, now: Figures) -> Iterator[tuple[str, str]]:
+        yield "requests", f"{now.requests:,.0f} ({self.rate():.0f}/s)"
         yield "errors", f"{now.errors:,.0f}"
         yield "unknown tokens", percent(now.unknown_ratio)
         yield "on wrong versions", percent(now.mismatch_ratio)
@@ -110,9 +151,6 @@ class Screen:
             text = "-" if moved is None else f"{moved.effect:.2f} sd (tolerated: {moved.tolerance:.2f})"
             yield name, text
         yield "evidence of a drift", evidence_text(now)
-        page = now.page
-        yield "page", "none" if page is None else f"{page.cause} ({page.field})"
-        yield "sidecar is behind", f"{now.lag_seconds:.1f} s"
 
 
 def percent(value: float | None) -> str:

@@ -35,7 +35,7 @@ def request(rng: random.Random, travel: float) -> dict[str, Any]:
 
 
 class Traffic:
-    """Posts queries to a service on loopback.
+    """Posts queries to a service on loopback. What is posted, and to which path, a subclass may choose.
 
     Args:
         port: called before every request, so that the service may move (a redeployment).
@@ -49,6 +49,8 @@ class Traffic:
         failed: others.
     """
 
+    path = "/classify"
+
     def __init__(self, port: Callable[[], int], per_second: float, clients: int = 4) -> None:
         self._port = port
         self._clients = clients
@@ -59,6 +61,10 @@ class Traffic:
         self.travel = 0.0
         self.answered = 0
         self.failed = 0
+
+    def body(self, rng: random.Random) -> dict[str, Any]:
+        """What the next request says."""
+        return request(rng, self.travel)
 
     def start(self) -> None:
         """Begin."""
@@ -82,7 +88,7 @@ class Traffic:
                     connection.close()
                 port = self._port()
                 connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            if not self._post(connection, request(rng, self.travel)):
+            if not self._post(connection, self.body(rng)):
                 connection.close()
                 connection = None
             # a client that is behind does not make up for it: the rate is steady, or lower
@@ -93,7 +99,7 @@ class Traffic:
 
     def _post(self, connection: http.client.HTTPConnection, body: dict[str, Any]) -> bool:
         try:
-            connection.request("POST", "/classify", json.dumps(body), {"content-type": "application/json"})
+            connection.request("POST", self.path, json.dumps(body), {"content-type": "application/json"})
             response = connection.getresponse()
             response.read()
             good = response.status == 200

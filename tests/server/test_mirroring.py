@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from server_kit import configured, read_metrics, run, sentences, talking
-from test_process import options, process
+from server_kit import configured, process, read_metrics, run, sentences, talking
+from test_process import options
 
 from mlmon.attach.mirror_kafka import KafkaMirrorConfig
 from mlmon.attach.mirror_record import MirrorRecord
