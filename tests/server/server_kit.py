@@ -294,7 +294,7 @@ def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.005)
+        time.sleep(0.002)
 
 
 @contextlib.contextmanager
@@ -317,6 +317,34 @@ def listening(server: Server, config: uvicorn.Config | None = None) -> Iterator[
             assert not thread.is_alive()
 
 
+class Connection:
+    """A client that costs little, so that many of them are a load: one connection, one request at a time."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def post(self, path: str, body: Any) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and content of the answer."""
+        data = json.dumps(body).encode()
+        self._writer.write(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(data)}\r\n\r\n".encode())
+        self._writer.write(data)
+        first, *lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().splitlines()
+        headers = dict(line.split(": ", 1) for line in lines if line)
+        return int(first.split()[1]), headers, await self._reader.readexactly(int(headers["content-length"]))
+
+    @staticmethod
+    @contextlib.asynccontextmanager
+    async def to(url: str) -> AsyncIterator[Connection]:
+        """Connect."""
+        host, port = url.removeprefix("http://").split(":")
+        connection = Connection(*await asyncio.open_connection(host, int(port)))
+        try:
+            yield connection
+        finally:
+            connection._writer.close()
+            await connection._writer.wait_closed()
+
+
 class Process:
     """A running `mlmon serve`."""
 
@@ -330,6 +358,16 @@ class Process:
         said = next((line for line in self.lines if "serving" in line), "")
         assert said, self.lines
         self.url = re.search(r"https?://\S+", said).group()  # type: ignore[union-attr]
+        # it says so when it has the port, and takes connections a moment later
+        until(self._listens)
+
+    def _listens(self) -> bool:
+        host, port = self.url.partition("://")[2].split(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=60).close()
+        except ConnectionRefusedError:
+            return False
+        return True
 
     def _read(self) -> None:
         assert self.child.stderr is not None

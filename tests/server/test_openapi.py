@@ -77,7 +77,8 @@ def test_every_route_is_as_the_document_says(url: str, mode: GenerationMode) -> 
 
             @hypothesis.given(case=operation.as_strategy(generation_mode=mode))
             @hypothesis.settings(
-                max_examples=8,
+                # of a route without a body there is little to try
+                max_examples=8 if operation.method == "post" else 2,
                 deadline=None,
                 database=None,
                 derandomize=True,

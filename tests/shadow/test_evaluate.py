@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from shadow_kit import (
     place,
 )
 
-from mlmon.attach import MirrorFiles, MirrorRecord
+from mlmon.attach import Emitter, EmitterConfig, MirrorFiles, MirrorRecord
 from mlmon.attach.mirror_spool import list_files
 from mlmon.clock import SystemClock
 from mlmon.errors import ConfigError, SourceError
@@ -313,12 +314,15 @@ def test_a_log_that_takes_nothing_leaves_the_lot_uncommitted(
     tmp_path: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mlmon.shadow.run._FLUSH_SECONDS", 0.2)
+    brief = partial(Emitter, config=EmitterConfig(flush_timeout_seconds=0.1))
+    monkeypatch.setattr("mlmon.shadow.run.Emitter", brief)
     mirror_answers(tmp_path, TEXTS[:5], answers_of(server_url, TEXTS[:5]))
     (tmp_path / "spool").write_text("a file where the directory should be")
     shadow = build_shadow(configuration(tmp_path, server_url))
     with pytest.raises(SourceError, match="took no evaluations"):
         shadow.step(0.0)
     shadow.close()
+    monkeypatch.undo()
     (tmp_path / "spool").unlink()
     (report,) = evaluate(configuration(tmp_path, server_url))
     assert report.evaluated == 5

@@ -353,13 +353,14 @@ class Scheduler:
         now = time.monotonic()
         busy = now - max(begun.at, self._free_at)
         self._free_at = now
-        by_lane = dict.fromkeys(Lane, 0)
+        by_lane, sequences = dict.fromkeys(Lane, 0), dict.fromkeys(Lane, 0)
         for item in begun.taken:
             by_lane[item.job.lane] += item.piece.tokens
-            self._meters.sequences.labels(item.job.lane).inc(len(item.piece.lengths))
+            sequences[item.job.lane] += len(item.piece.lengths)
         total = sum(by_lane.values())
         for lane, tokens in by_lane.items():
             self._meters.tokens.labels(lane).inc(tokens)
+            self._meters.sequences.labels(lane).inc(sequences[lane])
             self._meters.busy.labels(lane).inc(busy * tokens / total)
         self._meters.batches.inc()
         self._meters.batch_tokens.observe(total)
