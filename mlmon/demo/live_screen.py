@@ -42,7 +42,9 @@ class LiveScreen(Board[LiveFigures]):
         yield "rank-biased overlap", number(now.overlap)
         yield "divergence", "-" if now.divergence is None else f"{number(now.divergence)} nats"
         yield "masked tokens right", percent(now.masked_ratio)
-        yield "burn, at least", f"{number(now.burn_lower, 1)} (a page above {PAGE_BURN:.0f})"
+        above = f"(a page above {PAGE_BURN:.0f} in both)"
+        yield "burn in the hour, at least", f"{number(now.burn_lower, 1)} {above}"
+        yield "burn in its last 5 minutes", f"{number(now.burn, 1)} {above}"
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -184,11 +184,12 @@ def test_the_board_shows_what_is_watched_on_a_terminal_and_elsewhere() -> None:
     for terminal in (False, True):
         out = io.StringIO()
         with LiveScreen(Console(file=out, force_terminal=terminal, width=140)) as screen:
-            screen.show(figures(agreement=0.25, masked_ratio=0.17, burn_lower=4.2, page=True))
+            screen.show(figures(agreement=0.25, masked_ratio=0.17, burn_lower=4.2, burn=6.8, page=True))
         assert "25.00 %" in out.getvalue()
         assert "17.00 %" in out.getvalue()
         assert "4.2" in out.getvalue()
         assert ("agreement with the reference" in out.getvalue()) is terminal
+        assert ("6.8" in out.getvalue()) is terminal
 
 
 # weights, sentences, the door
