@@ -151,7 +151,7 @@ def _healthy(stage: LiveStage, seconds: float, other: ModelServer) -> LiveFigure
         there = None not in (now.agreement, now.mismatch_ratio, now.masked_ratio, now.burn_lower)
         return there and other.ready()
 
-    now = stage.until(known, seconds + 60, seconds)
+    now = stage.until(known, seconds + 120, seconds)
     pages = "no page" if not stage.alert.fired else f"{stage.alert.fired} FALSE PAGES"
     style = "red" if stage.alert.fired else "green"
     screen.say(f"  => {pages}. Agreement with the reference: {percent(now.agreement)}", style)

@@ -37,6 +37,8 @@ TIME_SCALE = 180
 #: Requests a second, and tokens of them that are mirrored: about every third text.
 _RATE, _BUDGET = 30.0, 180.0
 _SCRAPE_SECONDS = 0.25
+#: Importing PyTorch twice at once takes a while on a busy machine.
+_PATIENCE_SECONDS = 120.0
 _READY = "/health/ready"
 _MLMON = ("-m", "mlmon.cli")
 
@@ -288,7 +290,7 @@ def _wait(port: int, path: str, process: subprocess.Popen[bytes], log: Path) -> 
         SourceError: it ended, or does not come up.
     """
     try:
-        wait_for(port, path, process)
+        wait_for(port, path, process, _PATIENCE_SECONDS)
     except SourceError as error:
         said = log.read_text(errors="replace").strip()
         raise SourceError(f"{error}\nit said: {said[-2000:] or 'nothing'}") from None

@@ -153,13 +153,15 @@ def answers(port: int, path: str) -> bool:
         connection.close()
 
 
-def wait_for(port: int, path: str, process: subprocess.Popen[bytes]) -> None:
+def wait_for(
+    port: int, path: str, process: subprocess.Popen[bytes], patience_seconds: float = _PATIENCE_SECONDS
+) -> None:
     """Wait until a process answers 200.
 
     Raises:
         SourceError: it ended, or does not come up.
     """
-    deadline = time.monotonic() + _PATIENCE_SECONDS
+    deadline = time.monotonic() + patience_seconds
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise SourceError(
@@ -169,5 +171,5 @@ def wait_for(port: int, path: str, process: subprocess.Popen[bytes]) -> None:
             return
         time.sleep(0.1)
     raise SourceError(
-        f"a process of the demo did not come up within {_PATIENCE_SECONDS:.0f} s; is the machine very busy?"
+        f"a process of the demo did not come up within {patience_seconds:.0f} s; is the machine very busy?"
     )
