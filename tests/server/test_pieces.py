@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -112,7 +113,7 @@ def job(*tokens: int) -> Job:
     return Job([Piece(np.zeros(count, np.int64), np.array([count])) for count in tokens])
 
 
-def sizes(queue: LaneQueue, budget: int, *, whole: bool = True) -> list[int]:
+def sizes(queue: LaneQueue, budget: int, *, whole: float = math.inf) -> list[int]:
     return [item.piece.tokens for item in queue.take(budget, whole=whole)]
 
 
@@ -133,7 +134,7 @@ def test_a_long_job_leaves_half_of_a_batch_to_others() -> None:
     queue.put(long)
     assert sizes(queue, 100) == [20] * 5, "alone it has the batch"
     queue.put(short)
-    taken = queue.take(100, whole=True)
+    taken = queue.take(100)
     assert [item.job for item in taken] == [long, long, short, long]
     assert queue.tokens == sum(piece.tokens for piece in long.pieces[long.taken :])
 
@@ -142,9 +143,9 @@ def test_a_piece_larger_than_the_budget_goes_alone_and_only_where_that_is_allowe
     queue = LaneQueue(10, 1000)
     queue.put(job(70))
     queue.put(job(10))
-    assert sizes(queue, 50, whole=False) == [10]
-    assert sizes(queue, 50, whole=False) == []
-    assert sizes(queue, 50, whole=True) == [70]
+    assert sizes(queue, 50, whole=0) == [10]
+    assert sizes(queue, 50, whole=69) == []
+    assert sizes(queue, 0, whole=70) == [70], "also without a budget"
 
 
 def test_what_leaves_the_queue_frees_its_tokens() -> None:

@@ -71,29 +71,29 @@ class LaneQueue:
         self.tokens -= job.waiting_tokens
         return True
 
-    def take(self, budget: int, *, whole: bool = False) -> list[Taken]:
+    def take(self, budget: int, *, whole: float = 0) -> list[Taken]:
         """Pieces of at most `budget` tokens, and of the jobs at the front.
 
         Args:
             budget: tokens.
-            whole: whether a single piece larger than the budget may be taken, when it is the first.
+            whole: tokens that the first piece may have, where it is larger than the budget.
         """
         taken: list[Taken] = []
         left = budget
         for share in (budget // 2, budget) if len(self._jobs) > 1 else (budget,):
             for job in list(self._jobs.values()):
-                if left <= 0:
+                if left <= 0 and (taken or not whole):
                     return taken
-                used = self._take_from(job, min(share, left), taken, first=whole and not taken)
+                used = self._take_from(job, min(share, left), taken, first=0 if taken else whole)
                 left -= used
         return taken
 
-    def _take_from(self, job: Job, room: int, taken: list[Taken], *, first: bool) -> int:
+    def _take_from(self, job: Job, room: int, taken: list[Taken], *, first: float) -> int:
         """Take pieces of one job while they fit; how many tokens that were."""
         used = 0
         while job.taken < len(job.pieces):
             tokens = job.pieces[job.taken].tokens
-            if used + tokens > room and not (first and used == 0):
+            if used + tokens > room and not (used == 0 and tokens <= first):
                 break
             taken.append(Taken(job, job.taken))
             job.taken += 1

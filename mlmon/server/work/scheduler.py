@@ -11,6 +11,7 @@ back after `CALM_BATCHES` batches without.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -21,6 +22,7 @@ from mlmon.server.refusals import Refusal, RefusalError
 from mlmon.server.work.halving import bare, in_halves, is_out_of_memory
 from mlmon.server.work.jobs import Lane
 from mlmon.server.work.lanes import LaneQueue
+from mlmon.server.work.sharing import ShadowShare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,8 +41,6 @@ log = logging.getLogger(__name__)
 CALM_BATCHES = 256
 #: After so many batches in a row that failed for no want of memory the device is taken for broken.
 BROKEN_AFTER = 3
-#: Where interactive work fills the device's time, shadow work gets one token for so many of its.
-BESIDE = 16
 #: Clients are told to come back in this range of seconds.
 _RETRY_SECONDS = (1, 60)
 #: How long `close` waits for the batch that is on the device when time is up.
@@ -59,7 +59,7 @@ class Budgets:
     shadow_queue_tokens: int
     shadow_wait_seconds: float
     longest: int  #: tokens of the longest sequence: no budget falls below it
-    #: shadow work makes no batch longer than about this, since who comes meanwhile waits for all of it
+    #: shadow work makes no batch longer than by about this, since who comes meanwhile waits for all of it
     shadow_batch_seconds: float = 0.02
 
 
@@ -112,6 +112,7 @@ class Scheduler:
         self._failures = 0
         self._rate = 0.0  # tokens a second of device time, smoothed
         self._free_at = 0.0  # until when the device's time is counted
+        self._share = ShadowShare(budgets.shadow_batch_seconds)
         self._thread = threading.Thread(target=self._run, name="mlmon-device", daemon=True)
         meters.budget.set(self._budget)
 
@@ -266,7 +267,8 @@ class Scheduler:
                 if taken or late or not wait or self._stopping:
                     self._on_device.update(item.job for item in taken)
                     return taken, late
-                self._changed.wait()
+                waits = self._lanes[Lane.SHADOW]
+                self._changed.wait(self._share.wait(time.monotonic()) if len(waits) else None)
 
     def _late(self, now: float) -> list[_Late]:
         """Jobs past their deadline, and shadow jobs of which nothing was begun in the time they may wait."""
@@ -290,30 +292,31 @@ class Scheduler:
         )
 
     def _take(self) -> list[Taken]:
-        taken = self._lanes[Lane.INTERACTIVE].take(self._budget, whole=True)
-        shadow = self._lanes[Lane.SHADOW]
-        if len(shadow):
-            more = shadow.take(self._shadow_room(sum(item.piece.tokens for item in taken)), whole=not taken)
-            if not more:
+        now = time.monotonic()
+        taken = self._lanes[Lane.INTERACTIVE].take(self._budget, whole=math.inf)
+        if taken:
+            self._share.came(now)
+        if len(self._lanes[Lane.SHADOW]):
+            more = self._take_shadow(now, sum(item.piece.tokens for item in taken))
+            if taken and not more:
                 self._meters.starved.inc()
             taken += more
         for lane in {item.job.lane for item in taken}:
             self._show(lane)
         return taken
 
-    def _shadow_room(self, used: int) -> int:
-        """Tokens of a batch that shadow work may take.
-
-        Args:
-            used: tokens of it that interactive work has taken.
-        """
+    def _take_shadow(self, now: float, used: int) -> list[Taken]:
+        """Shadow work for a batch of which interactive work has taken `used` tokens."""
         share = self._budgets.shadow_batch_tokens / self._budgets.batch_tokens
-        room = min(self._budget - used, max(1, int(share * self._budget)))
-        if not self._rate:
-            return room
-        in_time = int(self._rate * self._budgets.shadow_batch_seconds) - used
-        # by itself, one piece at least
-        return min(room, max(in_time, used // BESIDE, int(not used)))
+        left = self._budget - used
+        room = min(left, max(1, int(share * self._budget)))
+        most = self._budgets.shadow_batch_seconds
+        seconds = most if self._stopping else self._share.seconds(now)
+        if self._rate:
+            room = min(room, int(self._rate * seconds))
+        # once it has saved up for a batch of its own, at least one piece
+        whole = (left if used else math.inf) if seconds >= most else 0
+        return self._lanes[Lane.SHADOW].take(room, whole=whole)
 
     def _begin(self, taken: list[Taken]) -> _Begun:
         at = time.monotonic()
@@ -362,6 +365,7 @@ class Scheduler:
             self._meters.tokens.labels(lane).inc(tokens)
             self._meters.sequences.labels(lane).inc(sequences[lane])
             self._meters.busy.labels(lane).inc(busy * tokens / total)
+        self._share.spend(busy * by_lane[Lane.SHADOW] / total)
         self._meters.batches.inc()
         self._meters.batch_tokens.observe(total)
         if begun.error is None:
