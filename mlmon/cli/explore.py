@@ -18,6 +18,13 @@ from mlmon.publish.http import is_loopback
 __all__ = ["COMMANDS"]
 
 _FOLDER = Path(__file__).parents[1] / "explorer"
+#: Settings that not every Streamlit has, which only as variables it may not know. A colour of `theme` itself
+#: would make everything light, whatever the browser asks for.
+_BY_ENVIRONMENT = {
+    "STREAMLIT_THEME_LIGHT_PRIMARY_COLOR": "#0072B2",
+    "STREAMLIT_THEME_DARK_PRIMARY_COLOR": "#56B4E9",
+    "STREAMLIT_CLIENT_SHOW_ERROR_LINKS": "false",
+}
 
 
 @click.command()
@@ -96,8 +103,8 @@ def explore(
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "viewer",
-        "theme.primaryColor": "#0072B2",
     }
+    environment.update(_BY_ENVIRONMENT)
     command = [sys.executable, "-m", "streamlit", "run", str(_script())]
     for name, value in settings.items():
         command += [f"--{name}", value]

@@ -55,7 +55,7 @@ def field_charts(page: Page, monitor: str, field: str) -> bool:
         figure = _line(rows, drift.EFFECT.name, "tolerance", f"{name}: effect", "effect")
         chart(figure, f"effect-{field}")
     with right:
-        figure = _line(rows, drift.EVIDENCE.name, "pages alone", f"{name}: evidence", "evidence", log=True)
+        figure = _line(rows, drift.EVIDENCE.name, "pages alone", f"{name}: evidence", "evidence", log=0.01)
         chart(figure, f"evidence-{field}")
     return True
 
@@ -68,7 +68,7 @@ def field_view(page: Page, monitor: str, field: str) -> None:
     ranking_table(page.cached(fields.segments, monitor, field))
 
 
-def _line(rows: pd.DataFrame, metric: str, limit: str, title: str, unit: str, *, log: bool = False):  # type: ignore[no-untyped-def]
+def _line(rows: pd.DataFrame, metric: str, limit: str, title: str, unit: str, *, log: float | None = None):  # type: ignore[no-untyped-def]
     mine = rows[rows["metric"] == metric]
     series = [Line(name, part) for name, part in by_series(mine, ("version", "deployment", "segment"))]
     limits = mine.dropna(subset=["threshold"]).sort_values("time").drop_duplicates("time")

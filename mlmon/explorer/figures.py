@@ -46,7 +46,7 @@ STATES = {
     "insufficient reference": "#999999",
     "no data": "#999999",
 }
-_MARGIN = {"l": 64, "r": 16, "t": 40, "b": 84}
+_MARGIN = {"l": 64, "r": 16, "t": 40, "b": 60}
 #: Readable on light and on dark alike.
 _GRID = "rgba(128,128,128,0.25)"
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "x", "star")
@@ -110,9 +110,12 @@ def lines(
     unit: str,
     *,
     marks: Sequence[tuple[object, str]] = (),
-    log: bool = False,
+    log: float | None = None,
 ) -> go.Figure:
-    """Lines over time (UTC). `marks` are moments with a word each, drawn as vertical lines."""
+    """Lines over time (UTC). `marks` are moments with a word each, drawn as vertical lines.
+
+    `log` makes the other axis logarithmic: what is below it is shown there, since 0 has no place on it.
+    """
     figure = go.Figure()
     shown = [line for line in series if len(line.frame)]
     for index, line in enumerate(shown[:_MOST_LINES]):
@@ -138,12 +141,12 @@ def lines(
         )
     if len(shown) > _MOST_LINES:
         title = f"{title} (first {_MOST_LINES} of {len(shown)})"
-    styled(figure, title, unit)
+    # two names fit a line of the legend in half a page
+    styled(figure, title, unit, height=330 + 8 * max(0, len(figure.data) - 2))
     figure.update_xaxes(title={"text": "time, UTC", "standoff": 6})
-    if log:
-        # evidence of 0 has no place on a logarithmic axis; 0.01 is as good as none
+    if log is not None:
         for trace in figure.data:
-            trace.y = [max(value, 0.01) for value in trace.y]
+            trace.y = np.maximum(trace.y, log)
         figure.update_yaxes(type="log", rangemode="normal")
     return figure
 
@@ -225,6 +228,7 @@ def timeline(incident: Incident) -> go.Figure:
                 mode="markers+text",
                 text=[f"  {one.at:%H:%M}" for one, _ in mine],
                 textposition="middle right",
+                cliponaxis=False,
                 name=f"sign of {cause}",
                 marker={"size": 13, "color": PALETTE[index % len(PALETTE)], "symbol": _SYMBOLS[index % 6]},
                 hovertemplate="%{y}<br>%{x|%Y-%m-%d %H:%M}<extra></extra>",
@@ -239,7 +243,7 @@ def timeline(incident: Incident) -> go.Figure:
                 x=moment, y=1.0, yref="paper", yanchor="bottom", text=word, showarrow=False, font={"size": 10}
             )
     styled(figure, "Order of events", "", height=140 + 34 * len(names))
-    figure.update_layout(hovermode="closest", margin={**_MARGIN, "l": 16, "t": 56})
+    figure.update_layout(hovermode="closest", margin={**_MARGIN, "l": 16, "r": 56, "t": 56})
     figure.update_yaxes(categoryorder="array", categoryarray=names[::-1], automargin=True, rangemode="normal")
     figure.update_xaxes(title={"text": "time, UTC", "standoff": 6})
     return figure

@@ -21,7 +21,8 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding
 background:#fff}table{border-collapse:collapse;width:100%;font-size:14px}td,th{padding:4px 8px;
 border-bottom:1px solid #d0d7de;text-align:left}td.n{text-align:right;font-variant-numeric:tabular-nums}
 h1{font-size:1.5rem}h2{font-size:1.15rem}
-@media(prefers-color-scheme:dark){body{color:#e6edf3;background:#0d1117}td,th{border-color:#30363d}}
+@media(prefers-color-scheme:dark){body{color:#e6edf3;background:#0d1117}td,th{border-color:#30363d}
+.js-plotly-plot text{fill:#e6edf3!important}.js-plotly-plot .hoverlayer text{fill:#1b1f24!important}}
 """
 
 

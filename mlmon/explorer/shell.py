@@ -15,7 +15,7 @@ from mlmon.baseline.store import BaselineStore
 from mlmon.config import load_config
 from mlmon.errors import BaselineError, ConfigError, HistoryError
 from mlmon.explorer.source import Bounds, HistorySource
-from mlmon.explorer.view import SPANS, moment_text, read_query
+from mlmon.explorer.view import SPANS, View, moment_words, read_query
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     from mlmon.config import Config
-    from mlmon.explorer.view import View
 
 __all__ = [
     "BASELINES",
@@ -54,6 +53,8 @@ REFRESH = "MLMON_EXPLORE_REFRESH"
 _ALL = "all"
 #: What tables can be told; `placeholder` came after 1.45.
 _DATAFRAME = frozenset(inspect.signature(st.dataframe).parameters)
+#: Where the session keeps the page that was drawn last and its view: the navigation's links have no query.
+_LAST = "mlmon_last"
 _FILTERS = ("service", "model", "version", "deployment", "segment")
 
 
@@ -126,7 +127,8 @@ def begin(title: str, what: str) -> Page | None:
     st.caption(what)
     source = _source(os.environ.get(HISTORY, "mlmon-data/history"))
     version = source.version()
-    found = read_query(st.query_params.to_dict())
+    query = st.query_params.to_dict()
+    found = read_query(query)
     for complaint in found.complaints:
         st.warning(complaint, icon=":material/link_off:")
     newest = source.newest_us()
@@ -138,7 +140,8 @@ def begin(title: str, what: str) -> Page | None:
             "another.",
         )
         return None
-    view = _sidebar(source, found.view, newest)
+    view = _sidebar(source, found.view if query else _carried(title), newest)
+    st.session_state[_LAST] = (title, view)
     st.query_params.from_dict(view.to_query())
     start, end = view.bounds(newest)
     try:
@@ -147,6 +150,13 @@ def begin(title: str, what: str) -> Page | None:
         for complaint in source.complaints():
             st.sidebar.warning(complaint, icon=":material/broken_image:")
     return page
+
+
+def _carried(title: str) -> View:
+    """Who and when as on the page that one comes from; a page's own choices stay with it."""
+    last, view = st.session_state.get(_LAST, (title, View()))
+    names = (*_FILTERS, "span", "start_us", "end_us")
+    return View() if last == title else View(**{name: getattr(view, name) for name in names})
 
 
 def _sidebar(source: HistorySource, view: View, newest: int) -> View:
@@ -175,7 +185,7 @@ def _sidebar(source: HistorySource, view: View, newest: int) -> View:
 
 def _for_people(time_us: int) -> str:
     """A moment that does not break at its dashes."""
-    return moment_text(time_us).replace("T", " ").replace("Z", " UTC").replace("-", "\N{NON-BREAKING HYPHEN}")
+    return moment_words(time_us).replace("-", "\N{NON-BREAKING HYPHEN}")
 
 
 def _choice(source: HistorySource, name: str, view: View, bounds: Bounds) -> str:

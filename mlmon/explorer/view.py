@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["SPANS", "Read", "View", "moment_text", "moment_us", "read_query"]
+__all__ = ["SPANS", "Read", "View", "moment_text", "moment_us", "moment_words", "read_query"]
 
 #: Stretches of time to choose from, by the name that stands in the address; seconds.
 SPANS: Mapping[str, int] = {
@@ -162,6 +162,16 @@ def read_query(query: Mapping[str, str]) -> Read:
 def moment_text(time_us: int) -> str:
     """A moment in UTC, to the second."""
     return datetime.fromtimestamp(time_us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def moment_words(time_us: int) -> str:
+    """A moment for people, to the nearest second: where a stretch of time is open it ends 1 µs later.
+
+    Example:
+        >>> moment_words(1_767_225_599_999_999)
+        '2026-01-01 00:00:00 UTC'
+    """
+    return moment_text(time_us + 500_000).replace("T", " ").replace("Z", " UTC")
 
 
 def _moment(name: str, text: str | None, complaints: list[str]) -> int | None:

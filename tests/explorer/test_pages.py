@@ -169,7 +169,7 @@ def test_compare_by_an_address(open_page: Opener) -> None:
 def test_compare_with_a_time_of_its_own(open_page: Opener) -> None:
     own = {"other_from": "2025-10-09T09:00:00Z", "other_to": "2025-10-09T09:20:00Z"}
     app = open_page("compare", **HOUR, show="another time", **own)
-    assert "2025-10-09T09:00:00Z to 2025-10-09T09:20:00Z" in words(app)
+    assert "2025-10-09 09:00:00 UTC to 2025-10-09 09:20:00 UTC" in words(app)
     picker(app, "right: from, UTC", "text_input").set_value("tea time").run()
     assert "expected a time such as" in words(app)
     assert not app.exception

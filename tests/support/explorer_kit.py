@@ -112,7 +112,11 @@ def _take_in(explored: Explored, records: Iterable[bytes], until_us: int) -> Non
 def _baseline() -> Baseline:
     """The reference of `drift_kit`, with all its events as the sample to draw from."""
     held = drift_kit.reference().baselines[0]
-    scopes = {key: replace(scope, sample=drift_kit.events()) for key, scope in held.scopes.items()}
+    events = drift_kit.events()
+    # a minute apart, to the week before
+    times = (START - 604_800 - 60 * np.arange(len(events))[::-1]) * 1_000_000
+    events = events.append_column("event_time", pa.array(times).cast(pa.timestamp("us", tz="UTC")))
+    scopes = {key: replace(scope, sample=events) for key, scope in held.scopes.items()}
     return replace(held, scopes=scopes)
 
 

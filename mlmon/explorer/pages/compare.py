@@ -14,7 +14,7 @@ from mlmon.explorer.compare_report import make_report
 from mlmon.explorer.figures import bars
 from mlmon.explorer.shell import baselines, begin, chart, empty
 from mlmon.explorer.shell import table as draw_table
-from mlmon.explorer.view import moment_text, moment_us
+from mlmon.explorer.view import moment_text, moment_us, moment_words
 
 if TYPE_CHECKING:
     from mlmon.explorer.compare_report import ReportPage
@@ -87,8 +87,9 @@ def _bounds(page: Page, time: str) -> Bounds:
 
 
 def _said(side: Side) -> str:
-    what = ", ".join(f"{name} {value}" for name, value in side.filters)
-    return f"{moment_text(side.bounds.start_us)} to {moment_text(side.bounds.end_us)}; {what}"
+    known = dict(side.filters)
+    what = ", ".join(f"{name} {known[name]}" for name in ("service", "model", *_CHOSEN) if name in known)
+    return f"{moment_words(side.bounds.start_us)} to {moment_words(side.bounds.end_us)}; {what}"
 
 
 def _table(page: Page, left: Side, right: Side) -> pd.DataFrame:
@@ -107,8 +108,8 @@ def _show(table: pd.DataFrame) -> None:
     count = {
         name: st.column_config.NumberColumn(format="localized") for name in ("left events", "right events")
     }
-    change = st.column_config.NumberColumn("of the right", format="percent")
-    draw_table(table, **number, **count, change=change)
+    change = st.column_config.NumberColumn("change", format="%+.0f %%", help="Of the right side's.")
+    draw_table(table.assign(change=100 * table["change"]), **number, **count, change=change)
     st.caption(
         "Means over each time, weighted by events; latency is of all sketches merged. Sorted by how much the "
         "sides differ in relation to their size."
@@ -172,7 +173,9 @@ def _report(page: Page, left: Side, right: Side) -> None:
     if held is None or held[0] != key:
         st.caption("Evidently's own tests on a sample of events, beside ours. Made when asked for.")
         return
-    st.download_button("Download the report (HTML)", held[1].html, held[1].name, "text/html")
+    st.download_button(
+        "Download the report (HTML)", held[1].html, held[1].name, "text/html", on_click="ignore"
+    )
     if hasattr(st, "iframe"):
         st.iframe(held[1].html, height=900)
     else:  # an older Streamlit

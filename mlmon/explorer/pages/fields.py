@@ -16,7 +16,8 @@ def draw() -> None:
     if table.empty:
         empty(
             "No field is judged here.",
-            "Make a baseline (`mlmon baseline build`), name it in `[baseline] files`, and wait for a window.",
+            "Make a baseline (`mlmon baseline build`), name it in `[baseline] files`, and wait for a window. "
+            "Where there is one, it has too few events of this version or segment.",
         )
         return
     ranking_table(table.head(50))

@@ -80,9 +80,9 @@ def _table(page: Page, found: Incident) -> None:
     table(
         frame[["at", "what", "cause", *numbers, "scope"]],
         at=st.column_config.DatetimeColumn("first crossing, UTC", format="YYYY-MM-DD HH:mm"),
-        cause="sign of",
-        scope="where",
-        **{name: st.column_config.NumberColumn(name, format="%.4g") for name in numbers},
+        cause=st.column_config.TextColumn("sign of", width="small"),
+        scope=st.column_config.TextColumn("where", width="medium"),
+        **{name: st.column_config.NumberColumn(name, format="%.4g", width="small") for name in numbers},
     )
     if found.segments:
         text = ", ".join(f"{name} ({count})" for name, count in found.segments)
@@ -133,10 +133,18 @@ def _exports(page: Page, found: Incident, figures: list[go.Figure]) -> None:
     name = f"incident-{found.service}-{found.began:%Y%m%dT%H%M}"
     left, right, _ = st.columns([1, 1, 2])
     left.download_button(
-        "Postmortem draft (Markdown)", to_markdown(found, where), f"{name}.md", "text/markdown"
+        "Postmortem draft (Markdown)",
+        to_markdown(found, where),
+        f"{name}.md",
+        "text/markdown",
+        on_click="ignore",
     )
     right.download_button(
-        "Report (HTML)", lambda: to_html(found, figures, where), f"{name}.html", "text/html"
+        "Report (HTML)",
+        lambda: to_html(found, figures, where),
+        f"{name}.html",
+        "text/html",
+        on_click="ignore",
     )
 
 

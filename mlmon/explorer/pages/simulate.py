@@ -58,7 +58,7 @@ def draw() -> None:
     st.subheader("The configuration")
     text = whatif.toml_of(setting)
     st.code(text, language="toml")
-    st.download_button("Download (TOML)", text, "mlmon-draft.toml", "application/toml")
+    st.download_button("Download (TOML)", text, "mlmon-draft.toml", "application/toml", on_click="ignore")
     st.caption(
         f"A draft by few windows. `mlmon simulate BASELINE -c FILE --scope {'/'.join(key)}` looks at months, "
         "with bursts and the course of a day."
@@ -144,32 +144,39 @@ def _result(
     return results[kept]
 
 
+def _plain(value: float) -> str:
+    """Two digits of it, never as a power of ten."""
+    return f"{float(f'{value:.2g}'):,.10g}"
+
+
 def _show(found: Found, setting: Setting) -> None:
     columns = st.columns(4)
     low, high = found.interval
-    columns[0].metric(
-        "false pages a month", f"{found.per_month:.2g}", help="In traffic that does not change."
+    columns[0].metric("false pages a month", _plain(found.per_month), help="In traffic that does not change.")
+    columns[1].metric(
+        "95 % interval", f"{_plain(low)} to {_plain(high)}", help=f"Of {found.windows:,} windows."
     )
-    columns[1].metric("95 % interval", f"{low:.2g} to {high:.2g}", help=f"Of {found.windows:,} windows.")
     columns[2].metric("events to a window", f"{found.events:,.0f}")
     hours = found.windows * setting.window_seconds / 3600
     columns[3].metric("time simulated", f"{hours:.1f} h")
     if found.pages == 0:
         st.caption(
             f"No false page in {found.windows:,} windows, which cannot tell budgets of less than "
-            f"{high:.2g} a month apart. The evidence below shows how near one was."
+            f"{_plain(high)} a month apart. The evidence below shows how near one was."
         )
     left, right = st.columns(2)
     with left:
         times = [index * hours / max(1, len(found.closest)) for index in range(len(found.closest))]
-        frame = pd.DataFrame({"time": times, "value": [max(one, 1e-9) for one in found.closest]})
+        frame = pd.DataFrame({"time": times, "value": found.closest})
         limit = pd.DataFrame({"time": [0.0, hours], "value": [1.0, 1.0]})
         series = [Line("nearest to a page", frame), Line("a page is due", limit, limit=True)]
-        figure = lines(series, "Evidence without any change", "evidence / threshold", log=True)
+        figure = lines(series, "Evidence without any change", "evidence / threshold", log=1e-9)
+        right_figure = duration_bars(found.delays, found.limit_seconds)
+        figure.update_layout(height=right_figure.layout.height)
         figure.update_xaxes(title={"text": "simulated time, hours"})
         chart(figure, "closest")
     with right:
-        chart(duration_bars(found.delays, found.limit_seconds), "delays")
+        chart(right_figure, "delays")
     table(
         found.delays,
         found=st.column_config.NumberColumn("runs that found it"),
