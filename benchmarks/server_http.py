@@ -228,6 +228,18 @@ def print_shadow(rounds: Rounds, pairs: list[tuple[str, str]]) -> None:
             print(f"| {' | '.join(cells)} | {rounds.of(name, 'shadow'):,.0f} |")
 
 
+def machine_seconds() -> float:
+    """CPU time of all processes of the machine since it started."""
+    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
+
+
+def own_seconds() -> float:
+    """CPU time of this process and of those it started that have ended."""
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
 def run(options: argparse.Namespace, folder: Path) -> None:
     flags = ["--device", options.device, "--threads", str(options.threads)]
     flags += ["--batch-tokens", str(options.batch_tokens)] if options.batch_tokens else []
@@ -279,12 +291,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
+    begun, all_begun, own_begun = time.monotonic(), machine_seconds(), own_seconds()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.random:
             (folder / "model").mkdir()
             options.model = random_model(options.random, folder / "model")
         run(options, folder)
+    others = machine_seconds() - all_begun - (own_seconds() - own_begun)
+    print(f"\nOther processes took {max(0, others) / (time.monotonic() - begun):.1f} cores meanwhile.")
 
 
 if __name__ == "__main__":

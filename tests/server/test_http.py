@@ -240,6 +240,32 @@ def test_a_fault_of_the_server_is_told_as_one_and_its_probes_turn_when_it_stays(
         run(work())
 
 
+def test_what_nobody_thought_of_is_told_as_a_fault_on_every_route(
+    bert: LoadedModel, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    server = build_server(bert, configured(name="m"))
+
+    def encode(*_: Any, **__: Any) -> Any:
+        raise ZeroDivisionError
+
+    async def work() -> None:
+        async with talking(server) as client:
+            with monkeypatch.context() as patch:
+                patch.setattr(server.serving.setting.texts, "encode", encode)
+                for path, body in (("/fill-mask", MASK), ("/v2/models/m/infer", infer(["[MASK]"]))):
+                    answer = await client.post(path, json=body)
+                    assert answer.status_code == 500
+                    assert "got ZeroDivisionError; see the server's log" in answer.json()["error"]
+            assert (await client.post("/fill-mask", json=MASK)).status_code == 200
+            # a path is never taken for the pattern of one
+            assert (await client.post("/v2/models/{model:path}/infer", json=MASK)).status_code == 422
+            assert (await client.post("/v2/models/{model:path}/infer", json=infer(["a"]))).status_code == 404
+            assert metric(await metrics(client), "mlmon_server_open_requests") == 0
+
+    with caplog.at_level("CRITICAL"):
+        run(work())
+
+
 def test_a_token_is_asked_of_everyone_but_the_probes(bert: LoadedModel, tmp_path: Path) -> None:
     (tmp_path / "token").write_text("0123456789abcdef\n")
     server = build_server(bert, configured(token_file=str(tmp_path / "token")))
