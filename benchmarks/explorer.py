@@ -277,7 +277,7 @@ def timed(run):
     run()
     return [time.perf_counter() - wall, time.process_time() - cpu]
 page = AppTest.from_file(app, default_timeout=600)
-page.switch_page(f"pages/{name}.py")
+page.switch_page(f"screens/{name}.py")
 if span != "24h":
     page.query_params["span"] = span
 first = timed(page.run)

@@ -1,12 +1,15 @@
-"""Makes docs/images/prometheus-*.png: what Prometheus shows of our rules, and of an incident that goes on.
+"""Makes docs/images/prometheus-*.png and explorer-*.png: what Prometheus and the explorer show of incidents.
 
-    python docs/screenshots.py
+    python docs/screenshots.py [prometheus] [explorer]
 
-Nothing is drawn. The parts of the demo run: a service that answers, its traffic, a sidecar. A Prometheus
-scrapes the sidecar and evaluates the rules of `alerts/`, an hour of them in a minute; then the service is
-redeployed with a wrong tokenizer. When that has paged, Chromium photographs Prometheus's own pages. What
-stands in them is not changed: rules and alerts that are not the point are left out, others are opened as by
-a click, headings are smaller, and the picture ends where the page does.
+Nothing is drawn. For Prometheus the parts of the demo run: a service that answers, its traffic, a sidecar. A
+Prometheus scrapes the sidecar and evaluates the rules of `alerts/`, an hour of them in a minute; then the
+service is redeployed with a wrong tokenizer. When that has paged, Chromium photographs Prometheus's own
+pages. What stands in them is not changed: rules and alerts that are not the point are left out, others are
+opened as by a click, headings are smaller, and the picture ends where the page does.
+
+The explorer's pages are those of the history that its tests have: a sidecar writes it, `mlmon explore` shows
+it, and each picture ends where its page does.
 
 Needs Debian's packages `prometheus` (its pages are those under /classic), `chromium` and `pngquant`.
 """
@@ -17,6 +20,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -95,6 +99,20 @@ const kept = {json.dumps(RULES)};
 $('table > tbody > tr').slice(1).filter((_, row) => !kept.includes($('a', row).first().text())).remove();
 """
 _MEASURE = "document.documentElement.dataset.height = Math.ceil(document.body.scrollHeight);"
+
+#: Pages of the explorer: name of the picture, the page, and what its address says beside the time.
+EXPLORER = {
+    "overview": ("", {}),
+    "incident": ("incident", {}),
+    "fields": ("fields", {"version": "1", "monitor": "predictions", "field": "class"}),
+    "tokenizer": ("tokenizer", {}),
+    "embeddings": ("embeddings", {"show": "pca-prediction"}),
+    "compare": ("compare", {"from": "2025-10-09T09:30:00Z", "monitor": "predictions", "field": "class"}),
+    "simulate": ("simulate", {"show": "run"}),
+}
+EXPLORER_WIDTH = 1400
+#: Below a page's last line.
+FOOT = 120
 
 
 class Prometheus:
@@ -202,6 +220,11 @@ def photograph(server: Prometheus, path: str, script: str, picture: Path, folder
         f"--window-size={WIDTH},{height[1]}",
         f"--force-device-scale-factor={DOTS}",
     )
+    reduce(shot, picture)
+
+
+def reduce(shot: Path, picture: Path) -> None:
+    """Keep a picture, in few colours."""
     few = ["--nofs", "--strip", "--force", f"--output={picture}", str(COLOURS), str(shot)]
     subprocess.run([program("pngquant"), *few], check=True)  # noqa: S603 - Debian's
 
@@ -215,7 +238,39 @@ def wait(until: Callable[[], bool], what: str) -> None:
         time.sleep(0.25)
 
 
+def of_explorer() -> None:
+    """Write the history of the explorer's tests, open its pages, and take their pictures."""
+    sys.path[:0] = [str(ROOT / "tests/support"), str(ROOT / "tests/explorer")]
+    import explorer_kit
+    from browser_kit import Visit, launch, running
+    from playwright.sync_api import sync_playwright
+
+    hour = {"service": "shop", "from": "2025-10-09T08:54:00Z", "to": "2025-10-09T09:55:00Z"}
+    with tempfile.TemporaryDirectory(prefix="mlmon-pictures-") as name, sync_playwright() as playwright:
+        folder = Path(name)
+        written = explorer_kit.write_history(folder)
+        with running(folder, "-c", str(written.config)) as url:
+            visit = Visit(launch(playwright), url)
+            for picture, (path, more) in EXPLORER.items():
+                page = visit.open(path, **{**hour, **more})
+                height = page.get_by_test_id("stMainBlockContainer").evaluate("node => node.scrollHeight")
+                page.set_viewport_size({"width": EXPLORER_WIDTH, "height": height - FOOT})
+                page.wait_for_timeout(1500)  # charts ease into their new places
+                page.screenshot(path=folder / f"{picture}.png")
+                page.close()
+                reduce(folder / f"{picture}.png", IMAGES / f"explorer-{picture}.png")
+            visit.context.close()
+
+
 def main() -> None:
+    """Take the pictures that are asked for; all without a word."""
+    asked = sys.argv[1:] or ["prometheus", "explorer"]
+    for name, take in (("prometheus", of_prometheus), ("explorer", of_explorer)):
+        if name in asked:
+            take()
+
+
+def of_prometheus() -> None:
     """Let it happen, and take the pictures."""
     require_server()
     with ExitStack() as stack:

@@ -16,13 +16,13 @@ def run() -> None:
     """Draw the page that the address names."""
     st.set_page_config(page_icon=_ICON, layout="wide")  # the title is the page's own
     pages = [
-        st.Page("pages/overview.py", title="Overview", icon=":material/dashboard:", default=True),
-        st.Page("pages/incident.py", title="Incident", icon=":material/emergency:"),
-        st.Page("pages/fields.py", title="Features and predictions", icon=":material/bar_chart:"),
-        st.Page("pages/tokenizer.py", title="Tokenizer", icon=":material/segment:"),
-        st.Page("pages/embeddings.py", title="Embeddings", icon=":material/scatter_plot:"),
-        st.Page("pages/compare.py", title="Compare", icon=":material/compare:"),
-        st.Page("pages/simulate.py", title="Simulate", icon=":material/casino:"),
+        st.Page("screens/overview.py", title="Overview", icon=":material/dashboard:", default=True),
+        st.Page("screens/incident.py", title="Incident", icon=":material/emergency:"),
+        st.Page("screens/fields.py", title="Features and predictions", icon=":material/bar_chart:"),
+        st.Page("screens/tokenizer.py", title="Tokenizer", icon=":material/segment:"),
+        st.Page("screens/embeddings.py", title="Embeddings", icon=":material/scatter_plot:"),
+        st.Page("screens/compare.py", title="Compare", icon=":material/compare:"),
+        st.Page("screens/simulate.py", title="Simulate", icon=":material/casino:"),
     ]
     st.navigation(pages).run()
     if st.session_state.get("mlmon_refresh"):

@@ -19,7 +19,8 @@ __all__ = ["to_html", "to_markdown"]
 _STYLE = """
 body{font:15px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem;color:#1b1f24;
 background:#fff}table{border-collapse:collapse;width:100%;font-size:14px}td,th{padding:4px 8px;
-border-bottom:1px solid #d0d7de;text-align:left}td.n{text-align:right;font-variant-numeric:tabular-nums}
+border-bottom:1px solid #d0d7de;text-align:left}td.t{white-space:nowrap}
+td.n{text-align:right;font-variant-numeric:tabular-nums}
 h1{font-size:1.5rem}h2{font-size:1.15rem}
 @media(prefers-color-scheme:dark){body{color:#e6edf3;background:#0d1117}td,th{border-color:#30363d}
 .js-plotly-plot text{fill:#e6edf3!important}.js-plotly-plot .hoverlayer text{fill:#1b1f24!important}}
@@ -47,6 +48,8 @@ def _facts(incident: Incident) -> list[tuple[str, str]]:
     ]
 
 
+#: Classes of a row's cells: of a time, of a number.
+_CELLS = ("t", "", "", "n", "n", "n", "")
 _COLUMNS = ("first crossing", "what", "sign of", "before", "worst", "limit", "where")
 
 
@@ -110,10 +113,7 @@ def to_html(incident: Incident, figures: Sequence[go.Figure], address: str) -> s
     head = "".join(f"<th>{name}</th>" for name in _COLUMNS)
     rows = "".join(
         "<tr>"
-        + "".join(
-            f'<td class="n">{html.escape(cell)}</td>' if 3 <= index <= 5 else f"<td>{html.escape(cell)}</td>"
-            for index, cell in enumerate(row)
-        )
+        + "".join(f'<td class="{_CELLS[index]}">{html.escape(cell)}</td>' for index, cell in enumerate(row))
         + "</tr>"
         for row in _rows(incident)
     )

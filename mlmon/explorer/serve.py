@@ -26,7 +26,7 @@ __all__ = ["PAGES", "app", "index_html"]
 
 _HERE = Path(__file__).parent
 #: Addresses of the pages, after their files; the first page is at the root, too.
-PAGES = tuple(sorted(path.stem for path in (_HERE / "pages").glob("[a-z]*.py")))
+PAGES = tuple(sorted(path.stem for path in (_HERE / "screens").glob("[a-z]*.py")))
 #: `location.pathname` less the name of a page at its end.
 _SCRIPT = (
     "<script>window.__streamlit={BACKEND_BASE_URL:location.origin+location.pathname.replace("

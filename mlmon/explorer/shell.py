@@ -51,6 +51,8 @@ TEXTS, SHOW_TEXT = "MLMON_EXPLORE_TEXTS", "MLMON_EXPLORE_SHOW_TEXT"
 #: Seconds after which a page that refreshes itself does.
 REFRESH = "MLMON_EXPLORE_REFRESH"
 _ALL = "all"
+#: Files left out that are named; a disk that fails has many.
+_TOLD = 5
 #: What tables can be told; `placeholder` came after 1.45.
 _DATAFRAME = frozenset(inspect.signature(st.dataframe).parameters)
 #: Where the session keeps the page that was drawn last and its view: the navigation's links have no query.
@@ -147,9 +149,18 @@ def begin(title: str, what: str) -> Page | None:
     try:
         page = Page(source, view, Bounds(start, end + 1), version)
     finally:
-        for complaint in source.complaints():
-            st.sidebar.warning(complaint, icon=":material/broken_image:")
+        _complain(source)
     return page
+
+
+def _complain(source: HistorySource) -> None:
+    """Name files that were left out, below the history's own folder since a sidebar is narrow."""
+    complaints = source.complaints()
+    for complaint in complaints[:_TOLD]:
+        said = complaint.replace(f"{source.directory}{os.sep}", "")
+        st.sidebar.warning(said, icon=":material/broken_image:")
+    if len(complaints) > _TOLD:
+        st.sidebar.caption(f"and {len(complaints) - _TOLD:,} files more: `mlmon history show` names them")
 
 
 def _carried(title: str) -> View:
@@ -275,4 +286,4 @@ def address(page: str, view: View, **changes: Any) -> str:
 def link(page: str, label: str, view: View, **changes: Any) -> None:
     """A link to another page with this view, changed."""
     query = replace(view, **changes).to_query()
-    st.page_link(f"pages/{page}.py", label=label, icon=":material/arrow_forward:", query_params=query)
+    st.page_link(f"screens/{page}.py", label=label, icon=":material/arrow_forward:", query_params=query)

@@ -11,6 +11,7 @@ import hashlib
 import os
 import threading
 import warnings
+import weakref
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -71,10 +72,13 @@ class HistorySource:
         except ModuleNotFoundError as error:
             raise MissingExtraError(str(error.name), "explorer") from None
         self.directory = Path(directory)
-        self._connection = duckdb.connect(
-            ":memory:",
-            config={"autoinstall_known_extensions": "false", "threads": str(min(8, os.cpu_count() or 1))},
-        )
+        threads = str(min(8, os.cpu_count() or 1))
+        self._held = [
+            duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false", "threads": threads})
+        ]
+        # Streamlit's cache keeps a source to the process's end, and a thread without an end may too: let DuckDB
+        # go before the interpreter's own end, which is too late for it
+        weakref.finalize(self, self._held.clear)
         self._lock = threading.Lock()
         self._sound: dict[tuple[Path, int], bool] = {}
         self._folders: dict[Path, tuple[frozenset[tuple[str, int]], list[Path]]] = {}
@@ -264,7 +268,7 @@ class HistorySource:
         for _ in range(20):
             files = self._files(table, bounds)
             source = _source(table, files, bounds)
-            cursor: duckdb.DuckDBPyConnection = self._connection.cursor()
+            cursor: duckdb.DuckDBPyConnection = self._held[0].cursor()
             try:
                 found: pd.DataFrame = cursor.execute(f"with rows as ({source}) {_joined(text)}", values).df()
             except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException) as error:

@@ -125,6 +125,7 @@ def drawn(page: Page) -> None:
     """Wait until a page is drawn to its end, charts included."""
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     expect(page.locator(_DRAWN)).to_be_visible()
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
     page.wait_for_function(
         """() => [...document.querySelectorAll('[data-testid="stPlotlyChart"]')]
             .every(one => one.querySelector('.js-plotly-plot .main-svg'))"""

@@ -50,7 +50,7 @@ def open_page(explored: explorer_kit.Explored, monkeypatch: pytest.MonkeyPatch) 
         monkeypatch.setenv("MLMON_EXPLORE_CONFIG", str(explored.config))
         monkeypatch.setenv("MLMON_EXPLORE_TEXTS", os.environ.get("MLMON_EXPLORE_TEXTS", ""))
         app = AppTest.from_file(str(APP), default_timeout=120)
-        app.switch_page(f"pages/{name}.py")
+        app.switch_page(f"screens/{name}.py")
         for key, value in query.items():
             app.query_params[key.rstrip("_")] = value
         return app.run()

@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 
+#: An alert's link is the first that a server is asked for: not the page that it begins with.
 TITLES = {
-    "": "Overview",
     "incident": "Incident",
+    "": "Overview",
     "fields": "Features and predictions",
     "tokenizer": "Tokenizer",
     "embeddings": "Embeddings",
     "compare": "Compare",
     "simulate": "Simulate",
 }
+NAVIGATION = ["Overview", *(title for title in TITLES.values() if title != "Overview")]
 #: The whole hour, whatever comes after it.
 HOUR = {"from_": "2025-10-09T08:54:00Z", "to": "2025-10-09T09:55:00Z"}
 SHOP = {"service": "shop", **HOUR}
@@ -87,6 +89,8 @@ def test_a_page_is_drawn_and_asks_nothing_of_others(visit: Callable[..., Visit],
     expect(page.get_by_role("heading", level=1)).to_have_text(TITLES[name])
     expect(page.get_by_test_id("stException")).to_have_count(0)
     expect(page).to_have_title(TITLES[name])
+    links = page.get_by_test_id("stSidebarNav").get_by_role("link")
+    expect(links).to_have_text([re.compile(title) for title in NAVIGATION])
     assert (
         page.locator("link[rel~=icon]").first.get_attribute("href", timeout=5000).startswith("data:image/svg")
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -165,3 +167,27 @@ def test_series_are_told_apart(tmp_path: Path) -> None:
     write_window(history, 0, readings=rows)
     found = HistorySource(tmp_path).latest([METRIC], ALL, {"version": "2"})
     assert found[["service", "version"]].to_numpy().tolist() == [[SERIES["service"], "2"]]
+
+
+#: A source that a thread without end holds on to when the process ends.
+HELD = """
+import sys, threading
+from mlmon.explorer.source import HistorySource
+asked = threading.Event()
+def hold():
+    source = HistorySource(sys.argv[1])
+    print(source.newest_us())
+    asked.set()
+    threading.Event().wait()
+threading.Thread(target=hold, daemon=True).start()
+asked.wait()
+"""
+
+
+def test_nothing_of_duckdb_outlives_the_process_end(tmp_path: Path) -> None:
+    filled(tmp_path, [1.0])
+    done = subprocess.run(
+        [sys.executable, "-c", HELD, str(tmp_path)], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == str(START_US + MINUTE_US)
+    assert "leaked" not in done.stderr
