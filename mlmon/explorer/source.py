@@ -76,8 +76,8 @@ class HistorySource:
         self._held = [
             duckdb.connect(":memory:", config={"autoinstall_known_extensions": "false", "threads": threads})
         ]
-        # Streamlit's cache keeps a source to the process's end, and a thread without an end may too: let DuckDB
-        # go before the interpreter's own end, which is too late for it
+        # Streamlit's cache keeps a source to the process's end, and so may a thread: let DuckDB go before the
+        # interpreter's own end, which is too late for it
         weakref.finalize(self, self._held.clear)
         self._lock = threading.Lock()
         self._sound: dict[tuple[Path, int], bool] = {}
