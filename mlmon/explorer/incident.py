@@ -113,11 +113,13 @@ def incident(source: HistorySource, bounds: Bounds, where: dict[str, str]) -> In
     mine = told[(told["service"] == service) & (told["model"] == model)]
     page = mine.iloc[0] if len(mine) else None
     split = None if page is None else page["opened"]
+    # at once: of a long time, reading it is what takes long
+    rows = source.readings([slo.BURN_LOWER.name, requests.VERSION_MISMATCH_RATIO.name, *_PLAIN], bounds, own)
     found = [
         *_fields(source, bounds, own),
-        *_burns(source, bounds, own),
-        *_versions(source, bounds, own),
-        *_plain(source, bounds, own, split),
+        *_burns(rows),
+        *_versions(rows),
+        *_plain(rows, bounds, split),
     ]
     moved = tuple(sorted(found, key=lambda one: (one.at, _ORDER.index(one.cause), one.what)))
     cause, why = _cause(page, moved)
@@ -204,12 +206,10 @@ def _fields(source: HistorySource, bounds: Bounds, own: dict[str, str]) -> list[
     ]
 
 
-def _burns(source: HistorySource, bounds: Bounds, own: dict[str, str]) -> list[Moved]:
+def _burns(rows: pd.DataFrame) -> list[Moved]:
     """Objectives that surely burned faster than they may: by the lower bound, over the shortest window."""
-    rows = source.readings([slo.BURN_LOWER.name], bounds, own)
-    if rows.empty:
-        return []
-    rows["slo"] = [label(text, "slo") for text in rows["labels"]]
+    rows = rows[rows["metric"] == slo.BURN_LOWER.name]
+    rows = rows.assign(slo=[label(text, "slo") for text in rows["labels"]])
     found = []
     for name, part in rows.groupby("slo"):
         over = part[part["value"] > 1].sort_values("time")
@@ -230,11 +230,10 @@ def _burns(source: HistorySource, bounds: Bounds, own: dict[str, str]) -> list[M
     return found
 
 
-def _versions(source: HistorySource, bounds: Bounds, own: dict[str, str]) -> list[Moved]:
+def _versions(rows: pd.DataFrame) -> list[Moved]:
     """Traffic of versions that nobody declared."""
     name = requests.VERSION_MISMATCH_RATIO.name
-    rows = source.readings([name], bounds, own)
-    wrong = rows[rows["value"] > 0].sort_values("time")
+    wrong = rows[(rows["metric"] == name) & (rows["value"] > 0)].sort_values("time")
     if wrong.empty:
         return []
     first = wrong.iloc[0]
@@ -246,14 +245,12 @@ def _versions(source: HistorySource, bounds: Bounds, own: dict[str, str]) -> lis
     ]  # fmt: skip
 
 
-def _plain(
-    source: HistorySource, bounds: Bounds, own: dict[str, str], split: pd.Timestamp | None
-) -> list[Moved]:
+def _plain(rows: pd.DataFrame, bounds: Bounds, split: pd.Timestamp | None) -> list[Moved]:
     """Readings without a threshold: beyond anything before the page (or the first half), by half."""
     start, end = (pd.Timestamp(us, unit="us", tz="UTC") for us in bounds)
     half = start + (end - start) / 2 if split is None else split - (split - start) * 0.1
     found = []
-    rows = source.readings(list(_PLAIN), bounds, own)
+    rows = rows[rows["metric"].isin(list(_PLAIN))]
     for (metric, *_), part in rows.groupby(["metric", "version", "deployment", "segment"], dropna=False):
         ordered = part.sort_values("time")
         before, after = ordered[ordered["time"] < half], ordered[ordered["time"] >= half]

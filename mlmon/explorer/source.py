@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from mlmon.catalog import METRICS
 from mlmon.errors import HistoryError, MissingExtraError
 from mlmon.history.files import digests_in, list_dates
 from mlmon.history.read import parcel_files
-from mlmon.history.tables import TABLES
+from mlmon.history.tables import NAMED_LABELS, TABLES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -194,7 +195,7 @@ class HistorySource:
         carried = ", ".join(_CARRIED)
         text = f"""
             with chosen as (
-                select {_SERIES}, {_LABELS} as label_text, window_end, value, {carried},
+                select {_SERIES}, {_labels_of(metrics)} as label_text, window_end, value, {carried},
                        (epoch_us(window_end) - {bounds.start_us}) // {step} as stretch
                 from rows where metric in ({marks}){condition}
             ), ends as (
@@ -235,7 +236,7 @@ class HistorySource:
         marks = ", ".join("?" for _ in metrics)
         newest = ", ".join(f"arg_max_null({name}, window_end) as {name}" for name in ("value", *_CARRIED))
         text = f"""
-            select max(window_end) as time, {_SERIES}, {_LABELS} as labels, {newest}
+            select max(window_end) as time, {_SERIES}, {_labels_of(metrics)} as labels, {newest}
             from rows where metric in ({marks}){condition}
             group by {_SERIES}, labels order by all limit {_MOST_ROWS}
         """  # noqa: S608 - numbers and names of columns of ours
@@ -376,6 +377,13 @@ def _condition(where: Mapping[str, str]) -> tuple[str, list[str]]:
         if not name.isidentifier():
             raise HistoryError(f"{name!r} is no column of the history")
     return "".join(f" and {name} = ?" for name in where), list(where.values())
+
+
+def _labels_of(metrics: Sequence[str]) -> str:
+    """Other labels as text; a third of a long scan is spent on their map, so not of metrics without any."""
+    kinds = [METRICS.get(name) for name in metrics]
+    bare = all(kind is not None and {*kind.labels} <= {*NAMED_LABELS} for kind in kinds)
+    return "''" if bare else _LABELS
 
 
 def _joined(text: str) -> str:

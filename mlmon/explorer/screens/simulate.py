@@ -174,6 +174,7 @@ def _show(found: Found, setting: Setting) -> None:
         right_figure = duration_bars(found.delays, found.limit_seconds)
         figure.update_layout(height=right_figure.layout.height)
         figure.update_xaxes(title={"text": "simulated time, hours"})
+        figure.update_yaxes(exponentformat="power")
         chart(figure, "closest")
     with right:
         chart(right_figure, "delays")
