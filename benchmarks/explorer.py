@@ -3,8 +3,8 @@
     python benchmarks/explorer.py                      30 days x 50 fields x 10 segments, windows of 5 minutes
     python benchmarks/explorer.py --keep /tmp/month    keep the history, and use it again
 
-The history is made of tables as a sidecar writes them, in files as its upkeep joins them (one row group for
-64 MiB unpacked, zstd), with random values. Readings of all 50 fields are there, not only of the top ten.
+The history is made of tables as a sidecar writes them, in files as its upkeep joins them (rows in order,
+small row groups, zstd), with random values. Readings of all 50 fields are there, not only of the top ten.
 
 Each page is opened in a process of its own, by Streamlit's own runner without a browser: imports, then the
 first paint, then the same page again (what a rerun costs), then an interaction: another choice on the page.
@@ -34,6 +34,7 @@ import pyarrow as pa
 from mlmon.catalog import drift, requests, slo
 from mlmon.history.files import digest_of, file_metadata, joined_name, replace_file
 from mlmon.history.tables import QUANTILES, TABLES
+from mlmon.history.upkeep import ORDERS, in_order
 from mlmon.stats.sketch import QuantileSketch
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ class Month:
         schema = TABLES[table].with_metadata(file_metadata(digests))
         day = time.strftime("%Y-%m-%d", time.gmtime(first))
         name = joined_name(first * 1_000_000, digests)
-        replace_file(self.directory / table / f"date={day}" / name, parts, schema)
+        groups = (group for rows in parts for group in in_order(rows, ORDERS.get(table, ())))
+        replace_file(self.directory / table / f"date={day}" / name, groups, schema)
 
     def _times(self, starts: NDArray[np.int64], each: int) -> dict[str, pa.Array]:
         stamps = np.repeat(starts, each) * 1_000_000

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 
 import duckdb
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from history_kit import DAY_US, MINUTE_US, figures, history_in, key_of, parcel
 
+import mlmon.history.upkeep as upkeep_module
 from mlmon.errors import HistoryError
 from mlmon.history.files import list_folder
 from mlmon.history.read import Selection, read
@@ -108,17 +110,36 @@ def test_joining_keeps_every_row_and_leaves_few_files(tmp_path: Path) -> None:
         history.write(key_of(number), parcel(number))
         history.maintain()
     upkeep(history)
-    before = {table: read(tmp_path, table).sort_by("window_start").to_pylist() for table in TABLES}
+    before = {table: sorted(map(repr, read(tmp_path, table).to_pylist())) for table in TABLES}
     assert [name[0] for name in names(tmp_path)] == ["c"] * 3 + ["w"] * 2
     settle(tmp_path, clock)
     clock.advance(DAY_SECONDS)
     upkeep(history)
     assert [name[0] for name in names(tmp_path)] == ["c"], "a date that is over is one file"
-    after = {table: read(tmp_path, table).sort_by("window_start").to_pylist() for table in TABLES}
+    after = {table: sorted(map(repr, read(tmp_path, table).to_pylist())) for table in TABLES}
     assert after == before
     assert windows_by_duckdb(tmp_path) == list(range(32))
     filled(history, range(31, 34))
     assert windows_by_ours(tmp_path, "latency") == list(range(34))
+
+
+def test_rows_of_a_joined_file_are_ordered_for_who_asks_for_one_field(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep_module, "_ROW_GROUP_ROWS", 16)
+    history = history_in(tmp_path, compact_files=16)
+    for number in range(16):
+        history.write(key_of(number), parcel(number))
+    upkeep(history)
+    (path,) = (tmp_path / "readings").rglob("c*.parquet")
+    with pq.ParquetFile(path) as file:
+        groups = [file.read_row_group(index) for index in range(file.num_row_groups)]
+        assert {len(group) for group in groups[:-1]} == {16}
+        rows = [row["metric"] for group in groups for row in group.to_pylist()]
+        statistics = [file.metadata.row_group(index).column(2).statistics for index in range(len(groups))]
+    assert rows == sorted(rows)
+    assert len(set(rows)) > 1
+    assert 0 < sum(part.min <= "mlmon_pager_alarm" <= part.max for part in statistics) < len(groups) / 2
 
 
 def test_a_date_in_use_is_left_alone(tmp_path: Path) -> None:
