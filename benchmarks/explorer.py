@@ -34,7 +34,7 @@ import pyarrow as pa
 from mlmon.catalog import drift, requests, slo
 from mlmon.history.files import digest_of, file_metadata, joined_name, replace_file
 from mlmon.history.tables import QUANTILES, TABLES
-from mlmon.history.upkeep import ORDERS, in_order
+from mlmon.history.upkeep import in_order
 from mlmon.stats.sketch import QuantileSketch
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ class Month:
         schema = TABLES[table].with_metadata(file_metadata(digests))
         day = time.strftime("%Y-%m-%d", time.gmtime(first))
         name = joined_name(first * 1_000_000, digests)
-        groups = (group for rows in parts for group in in_order(rows, ORDERS.get(table, ())))
+        groups = (group for rows in parts for group in in_order(rows, table))
         replace_file(self.directory / table / f"date={day}" / name, groups, schema)
 
     def _times(self, starts: NDArray[np.int64], each: int) -> dict[str, pa.Array]:

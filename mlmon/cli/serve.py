@@ -130,6 +130,7 @@ def _run(config: ServerConfig) -> None:
     from prometheus_client import disable_created_metrics
 
     from mlmon.server.app import build_server
+    from mlmon.server.work.interpreter import settle
 
     disable_created_metrics()  # type: ignore[no-untyped-call]
     with _listening(config) as listener:
@@ -139,9 +140,11 @@ def _run(config: ServerConfig) -> None:
         shown = f"[{host}]" if ":" in host else host
         said = f"mlmon: serving {server.serving.served.name} at {scheme}://{shown}:{port}"
         running = uvicorn.Server(_uvicorn(config, server.app, uvicorn.Config))
+        listener.listen(running.config.backlog)  # whoever reads that it serves can connect
         click.echo(said, err=True)
         # uvicorn raises the signal that stopped it once more when everything has ended: then it is no news
         signal.signal(signal.SIGTERM, lambda *_: None)
+        settle()
         running.run(sockets=[listener])
 
 

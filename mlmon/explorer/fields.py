@@ -103,7 +103,7 @@ def distribution(
     rows = source.query(
         "distributions",
         f"""
-        with mine as (
+        with mine as materialized (
             select coalesce(service, '') as service, coalesce(model, '') as model,
                    coalesce(version, '') as version, window_start, n,
                    case when kind = 'rate' then [weight - cells[1], cells[1]] else cells end as cells,
@@ -112,7 +112,7 @@ def distribution(
         ), most as (
             select service, model, version, arg_max(width, window_start) as width, sum(n) as n
             from mine group by service, model, version order by n desc, service, model, version limit 1
-        ), kept as (
+        ), kept as materialized (
             select mine.* from mine join most using (service, model, version, width)
         )
         select service, model, version, place, sum(cells[place]) as total,

@@ -198,7 +198,7 @@ class HistorySource:
                 select {_SERIES}, {_labels_of(metrics)} as label_text, window_end, value, {carried},
                        (epoch_us(window_end) - {bounds.start_us}) // {step} as stretch
                 from rows where metric in ({marks}){condition}
-            ), ends as (
+            ), ends as materialized (
                 select {_SERIES}, label_text, stretch, min(value) as low_value, max(value) as high_value,
                        {low}, {high}
                 from chosen group by all

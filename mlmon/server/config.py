@@ -115,9 +115,10 @@ class BatchConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         _Tokens | None,
         msgspec.Meta(
             description="Most tokens of a batch that shadow work may take, out of those that interactive "
-            "work "
-            "left. Raising it lets shadow work through faster; an interactive request that comes during such "
-            "a batch waits for all of it. Not set: a quarter of batch_tokens."
+            "work left. Raising it lets shadow work through faster; an interactive request that comes during "
+            "such a batch waits for all of it. While interactive requests come, shadow work has a sixteenth "
+            "of the device's time and batches of about 20 ms, whatever is set. Not set: a quarter of "
+            "batch_tokens."
         ),
     ] = None
     queue_jobs: Annotated[

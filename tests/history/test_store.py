@@ -126,7 +126,7 @@ def test_joining_keeps_every_row_and_leaves_few_files(tmp_path: Path) -> None:
 def test_rows_of_a_joined_file_are_ordered_for_who_asks_for_one_field(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(upkeep_module, "_ROW_GROUP_ROWS", 16)
+    monkeypatch.setitem(upkeep_module._ROW_GROUP_ROWS, "readings", 16)
     history = history_in(tmp_path, compact_files=16)
     for number in range(16):
         history.write(key_of(number), parcel(number))
