@@ -257,6 +257,9 @@ def main(arguments: list[str]) -> int:
     if arguments[0] == "lane":
         return run_lane(int(arguments[1]), int(arguments[2]), Path(arguments[3]), arguments[4:])
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        # a dozen processes with as many threads as cores wait for each other in busy loops
+        os.environ.setdefault(name, "1")
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # programs that tests start compile once, not each time
     count = good_number() if arguments[0] == "auto" else int(arguments[0])
     return run_lanes(count, Path(arguments[1]), arguments[2:])

@@ -10,24 +10,21 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
-import numpy as np
 import pandas as pd
 
 from mlmon.config import Config
 from mlmon.drift.config import MONTH_SECONDS
 from mlmon.errors import BaselineError
-from mlmon.simulate.population import population
-from mlmon.simulate.reference import drawn_reference, monitors_for
-from mlmon.simulate.run import Rules, detection_delay
+from mlmon.simulate.run import Rules
 from mlmon.simulate.shifts import SHIFTS
 from mlmon.simulate.study import Study, StudyOptions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from mlmon.baseline.model import Scope
     from mlmon.simulate.run import Delay, FalsePages
-    from mlmon.simulate.traffic import Pattern, Traffic
+    from mlmon.simulate.traffic import Pattern
 
 __all__ = [
     "BUDGETS",
@@ -59,10 +56,9 @@ _LIMITS = {
 RANGES = {name: f"a number from {low:g} to {high:g}" for name, (low, high) in _LIMITS.items()}
 #: Windows without a shift, and most windows of a run with one; runs of each shift.
 _WINDOWS, _LIMIT, _RUNS = 120, 20, 3
-#: Events of the reference that is drawn, of the sample that it is drawn from, and of those that shifts are
-#: made of: with more of them it takes longer than a person waits.
-_REFERENCE, _EVENTS, _SHIFTED = 3_000, 600, 300
-_SEED = 101
+#: Events of the reference that is drawn, and of the sample that it is drawn from: with more of them it takes
+#: longer than a person waits.
+_REFERENCE, _EVENTS = 3_000, 600
 #: Fewest and most events of a window that are simulated.
 _FEWEST, _MOST = 20.0, 20_000.0
 _PATTERN: Pattern = "independent"
@@ -142,45 +138,21 @@ def simulate(
         burst=5.0,
         reference_events=min(scope.segments[""].events, _REFERENCE),
         months=_WINDOWS * setting.window_seconds / MONTH_SECONDS,
+        runs=_RUNS,
+        references=1,
+        limit_windows=_LIMIT,
     )
     done = 0
 
-    def tell(_what: str) -> None:
+    def tell(what: str) -> None:
         nonlocal done
-        done += 1
         # a shift takes about as long as all windows without one
+        done += _WINDOWS if what == "shifts" else 1
         advance(min(1.0, done / (_WINDOWS * (1 + len(SHIFTS)))))
 
     study = Study(scope, rules, config.monitor_configs, options, config.series.segment_by, tell)
     pages = study.false_pages(_PATTERN)
-    delays = []
-    for number, delay in enumerate(_delays(scope, config, study.traffic(_PATTERN), rules), 1):
-        if delay is not None:
-            delays.append(delay)
-        advance(min(1.0, (1 + number) / (1 + len(SHIFTS))))
-    return _found(pages, delays, setting, events)
-
-
-def _delays(scope: Scope, config: Config, traffic: Traffic, rules: Rules) -> Iterator[Delay | None]:
-    """The delay of each shift, None for one that the events cannot show; all by one reference."""
-    sample = scope.sample
-    if sample is None:
-        return
-    drifting = rules.drift
-    rules = Rules(rules.alerts, msgspec.structs.replace(drifting, top_fields=1), rules.window_seconds)
-    rng, segment_by = np.random.default_rng(_SEED), config.series.segment_by
-    order = traffic.order(min(scope.segments[""].events, _REFERENCE), rng)
-    store = drawn_reference(sample, order, config.monitor_configs, segment_by)
-    monitors = monitors_for(config.monitor_configs, store)
-    before = population(monitors, sample, segment_by)
-    for shift in SHIFTS:
-        events = shift.change(sample.slice(0, _SHIFTED))
-        if events is None or not len(events):
-            yield None
-            continue
-        after = population(monitors, events, segment_by)
-        found = detection_delay((before, after), store, traffic, rules, shift.share, (_RUNS, _LIMIT, _SEED))
-        yield replace(found, name=shift.name)
+    return _found(pages, study.delays(), setting, events)
 
 
 def _found(pages: FalsePages, delays: list[Delay], setting: Setting, events: float) -> Found:

@@ -31,9 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Study", "StudyOptions", "as_json"]
 
-#: References that the delays of a shift are averaged over: each costs a calibration.
-_REFERENCES = 3
-#: Events of the sample that shifts are made of.
+#: Events that delays are found with: those before a shift, those after it and those of the reference are the
+#: same, so that nothing has moved but what the shift moves.
 _SHIFTED = 1_000
 _FEWEST = 500
 
@@ -47,7 +46,8 @@ class StudyOptions:
         burst: mean length of a burst, for the bursty pattern.
         reference_events: events of each reference that is drawn.
         months: of traffic without change, for each pattern.
-        runs: for each shift.
+        runs: for each shift, over all references.
+        references: that the delays are averaged over; each costs a calibration.
         limit_windows: windows after a shift; a run that has not paged by then has not found it.
         seed: of everything that is drawn.
     """
@@ -57,6 +57,7 @@ class StudyOptions:
     reference_events: int
     months: float = 1.0
     runs: int = 9
+    references: int = 3
     limit_windows: int = 240
     seed: int = 1
 
@@ -92,6 +93,7 @@ class Study:
                 "from more events, or with a larger sample"
             )
         self._sample = scope.sample
+        self._few = scope.sample.slice(0, _SHIFTED)
         self._rules = Rules(
             rules.alerts, msgspec.structs.replace(rules.drift, top_fields=1), rules.window_seconds
         )
@@ -106,11 +108,11 @@ class Study:
         """Windows in the months that are simulated for each pattern."""
         return round(self._options.months * MONTH_SECONDS / self._rules.window_seconds)
 
-    def traffic(self, pattern: Pattern) -> Traffic:
-        """How events of the sample arrive."""
-        tilt = daily_tilt(self._sample, np.random.default_rng(self._options.seed))
+    def _traffic(self, sample: pa.Table, pattern: Pattern) -> Traffic:
+        """How events of a sample arrive."""
+        tilt = daily_tilt(sample, np.random.default_rng(self._options.seed))
         return Traffic(
-            len(self._sample),
+            len(sample),
             self._options.events,
             pattern,
             burst=max(1.5, self._options.burst),
@@ -120,18 +122,18 @@ class Study:
 
     def false_pages(self, pattern: Pattern) -> FalsePages:
         """Pages in traffic of this pattern that does not change, against a reference of the same pattern."""
-        traffic = self.traffic(pattern)
-        store = self._reference(traffic, self._options.seed)
+        traffic = self._traffic(self._sample, pattern)
+        store = self._reference(self._sample, traffic, self._options.seed)
         drawn = self._population(self._sample, store)
         length = (self.month_windows, self._options.seed)
         return false_pages(drawn, store, traffic, self._rules, length, lambda: self._advance(pattern))
 
     def delays(self, shifts: Sequence[Shift] = SHIFTS) -> list[Delay]:
         """Delays of the shifts that the events can show, in independent traffic."""
-        traffic = self.traffic("independent")
+        traffic = self._traffic(self._few, "independent")
         found = []
         for shift in shifts:
-            changed = shift.change(self._sample.slice(0, _SHIFTED))
+            changed = shift.change(self._few)
             if changed is not None and len(changed):
                 found.append(self._delay(shift, changed, traffic))
             self._advance("shifts")
@@ -139,11 +141,12 @@ class Study:
 
     def _delay(self, shift: Shift, changed: pa.Table, traffic: Traffic) -> Delay:
         if not self._drawn:
-            stores = [self._reference(traffic, self._options.seed + 100 + i) for i in range(_REFERENCES)]
-            self._drawn = [(store, self._population(self._sample, store)) for store in stores]
+            seeds = range(self._options.seed + 100, self._options.seed + 100 + self._options.references)
+            stores = [self._reference(self._few, traffic, seed) for seed in seeds]
+            self._drawn = [(store, self._population(self._few, store)) for store in stores]
         delays: list[int] = []
         causes: Counter[str] = Counter()
-        runs = max(1, self._options.runs // _REFERENCES)
+        runs = max(1, self._options.runs // self._options.references)
         for number, (store, before) in enumerate(self._drawn):
             after = self._population(changed, store)
             limits = (runs, self._options.limit_windows)
@@ -154,9 +157,9 @@ class Study:
             causes.update(one.causes)
         return Delay(shift.name, delays, runs * len(self._drawn), causes)
 
-    def _reference(self, traffic: Traffic, seed: int) -> BaselineStore:
+    def _reference(self, sample: pa.Table, traffic: Traffic, seed: int) -> BaselineStore:
         order = traffic.order(self._options.reference_events, np.random.default_rng(seed))
-        return drawn_reference(self._sample, order, self._configs, self._segment_by)
+        return drawn_reference(sample, order, self._configs, self._segment_by)
 
     def _population(self, events: pa.Table, store: BaselineStore) -> Population:
         return population(monitors_for(self._configs, store), events, self._segment_by)

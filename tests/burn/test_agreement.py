@@ -16,6 +16,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +148,11 @@ def recorded(tmp_path: Path) -> Iterator[tuple[PrometheusServer, list[Any]]]:
 
 def at_minute(server: PrometheusServer, expression: str, minute: int) -> float:
     moment = START // SECOND + minute * 60
-    (found,) = server.api("query", query=expression, time=str(moment))["result"]
+    deadline = time.monotonic() + 60
+    while not (results := server.api("query", query=expression, time=str(moment))["result"]):
+        assert time.monotonic() < deadline, f"{expression} has no value at minute {minute}"
+        time.sleep(0.5)  # blocks that overlap are joined after the start
+    (found,) = results
     assert found["metric"]["service"] == "shop"
     return float(found["value"][1])
 

@@ -149,20 +149,35 @@ def test_evidence_is_neither_forgotten_nor_counted_twice(tmp_path: Path) -> None
             time.sleep(float(rng.uniform(0.5, 1.5)))  # a random moment
             sidecars.kill(0)
         writing.join()
+        for writer in writers:
+            writer.flush()
+        without = undisturbed(quiet)
+        # what was in the last one's checkpoint is written to the history by the next one
+        sidecars.wait_started(0)
         deadline = time.monotonic() + 120
-        while stored(load_config(killed))[0] < RECORDS and time.monotonic() < deadline:
+        while not complete(load_config(killed), without) and time.monotonic() < deadline:
             time.sleep(0.2)
     finally:
         sidecars.close()
         for writer in writers:
             writer.close()
-    without = load_config(quiet)
-    running = build(without)
-    while stored(without)[0] < RECORDS:
+    compare(load_config(killed), without)
+
+
+def undisturbed(path: Path) -> Config:
+    """Let a sidecar read everything without a kill; its configuration."""
+    config = load_config(path)
+    running = build(config)
+    while stored(config)[0] < RECORDS:
         running.sidecar.step()
         running.sidecar.commit()
     running.close()
-    compare(load_config(killed), without)
+    return config
+
+
+def complete(killed: Config, quiet: Config) -> bool:
+    """Whether everything was read, and all windows are in the history."""
+    return stored(killed)[0] == RECORDS and history(killed).keys() == history(quiet).keys()
 
 
 def compare(killed: Config, quiet: Config) -> None:
