@@ -79,6 +79,20 @@ REGISTRY_RELOADS = declare(
     "Changes of the version registry's file (outcome: ok, or refused where the file is broken).",
 )
 REGISTRY_ENTRIES = declare("mlmon_registry_entries", "gauge", "", (), "Entries of the version registry.")
+TRAINING_FAILED = declare(
+    "mlmon_training_failed",
+    "gauge",
+    "",
+    ("service", "model"),
+    "1 where the last training of a model failed, as the version registry's file says.",
+)
+TRAINING_TIME = declare(
+    "mlmon_training_timestamp_seconds",
+    "gauge",
+    "seconds",
+    ("service", "model"),
+    "When the last training of a model ended, as the version registry's file says.",
+)
 HTTP_REFUSED = declare(
     "mlmon_http_refused_connections",
     "counter",

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import plotly.graph_objects as go
 
+from mlmon.explorer.view import clock_text
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -226,12 +228,12 @@ def timeline(incident: Incident) -> go.Figure:
                 x=[one.at for one, _ in mine],
                 y=[name for _, name in mine],
                 mode="markers+text",
-                text=[f"  {one.at:%H:%M}" for one, _ in mine],
+                text=[f"  {clock_text(one.at)}" for one, _ in mine],
                 textposition="middle right",
                 cliponaxis=False,
                 name=f"sign of {cause}",
                 marker={"size": 13, "color": PALETTE[index % len(PALETTE)], "symbol": _SYMBOLS[index % 6]},
-                hovertemplate="%{y}<br>%{x|%Y-%m-%d %H:%M}<extra></extra>",
+                hovertemplate="%{y}<br>%{x|%Y-%m-%d %H:%M:%S}<extra></extra>",
             )
         )
     began = "first sign, page" if incident.began == incident.paged else "first sign"

@@ -6,6 +6,8 @@ import html
 import math
 from typing import TYPE_CHECKING
 
+from mlmon.explorer.view import clock_text, span_text
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,7 +30,7 @@ h1{font-size:1.5rem}h2{font-size:1.15rem}
 
 
 def _time(moment: pd.Timestamp | None) -> str:
-    return "-" if moment is None else f"{moment:%Y-%m-%d %H:%M} UTC"
+    return "-" if moment is None else f"{moment:%Y-%m-%d} {clock_text(moment)} UTC"
 
 
 def _number(value: float) -> str:
@@ -41,7 +43,7 @@ def _facts(incident: Incident) -> list[tuple[str, str]]:
         ("Service", f"{incident.service} / {incident.model}"),
         ("First sign", _time(incident.began)),
         ("Paged", _time(incident.paged)),
-        ("Time to detection", "-" if delay is None else f"{delay / 60:.1f} min"),
+        ("Time to detection", "-" if delay is None else span_text(delay)),
         ("Page ended", _time(incident.ended) if incident.ended is not None else "open, or nothing paged"),
         ("Likely root cause", f"{incident.cause or 'unknown'} ({incident.why or 'nothing moved'})"),
         ("Segments touched", ", ".join(f"{name} ({count})" for name, count in incident.segments) or "-"),

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["SPANS", "Read", "View", "moment_text", "moment_us", "moment_words", "read_query"]
+__all__ = [
+    "SPANS",
+    "Read",
+    "View",
+    "clock_text",
+    "moment_text",
+    "moment_us",
+    "moment_words",
+    "read_query",
+    "span_text",
+]
 
 #: Stretches of time to choose from, by the name that stands in the address; seconds.
 SPANS: Mapping[str, int] = {
@@ -172,6 +182,26 @@ def moment_words(time_us: int) -> str:
         '2026-01-01 00:00:00 UTC'
     """
     return moment_text(time_us + 500_000).replace("T", " ").replace("Z", " UTC")
+
+
+def clock_text(moment: datetime) -> str:
+    """Hours and minutes, and seconds where windows are not whole minutes.
+
+    Example:
+        >>> clock_text(datetime(2026, 1, 31, 12, 30)), clock_text(datetime(2026, 1, 31, 12, 30, 5))
+        ('12:30', '12:30:05')
+    """
+    return f"{moment:%H:%M:%S}" if moment.second else f"{moment:%H:%M}"
+
+
+def span_text(seconds: float) -> str:
+    """A stretch of time for people.
+
+    Example:
+        >>> span_text(4), span_text(150)
+        ('4 s', '2.5 min')
+    """
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 
 def _moment(name: str, text: str | None, complaints: list[str]) -> int | None:

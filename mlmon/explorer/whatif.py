@@ -152,7 +152,7 @@ def simulate(
 
     study = Study(scope, rules, config.monitor_configs, options, config.series.segment_by, tell)
     pages = study.false_pages(_PATTERN)
-    return _found(pages, study.delays(), setting, events)
+    return _found(pages, study.delays(SHIFTS), setting, events)
 
 
 def _found(pages: FalsePages, delays: list[Delay], setting: Setting, events: float) -> Found:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mlmon.catalog import drift, requests
+from mlmon.catalog import drift, requests, sidecar
 from mlmon.grafana.promql import LIVE, newest, of, per_second, ratio
 from mlmon.grafana.recorded import BUDGET, BURN, EXHAUSTION, achieved, recorded, target
 from mlmon.grafana.spec import Board, Column, Figure, Grid, Lines, Query, Row, Step, Variable
@@ -103,7 +103,7 @@ _HEALTH = Row(
             words={"0": ("steady", "green"), "1": ("drifted", "red")},
             steps=_PAGER,
             sparkline=False,
-            width=6,
+            width=4,
         ),
         Figure(
             title="Wrong version",
@@ -111,7 +111,7 @@ _HEALTH = Row(
             unit="percentunit",
             queries=(Query(newest(requests.VERSION_MISMATCH_RATIO, LIVE, by=_MODEL), _NAME),),
             steps=(Step(None, "green"), Step(0.000001, "red")),
-            width=6,
+            width=5,
         ),
         Figure(
             title="Newest version serves for",
@@ -120,7 +120,16 @@ _HEALTH = Row(
             unit="s",
             queries=(Query(f"time() - max by ({_MODEL}) ({of(requests.VERSION_SINCE)})", _NAME),),
             sparkline=False,
-            width=6,
+            width=5,
+        ),
+        Figure(
+            title="Last training",
+            about="Time since the last training ended, well or not, as the version registry's file says. One "
+            "that failed makes a ticket.",
+            unit="s",
+            queries=(Query(f"time() - max by ({_MODEL}) ({of(sidecar.TRAINING_TIME)})", _NAME),),
+            sparkline=False,
+            width=5,
         ),
         Figure(
             title="Age of the baseline",
@@ -129,7 +138,7 @@ _HEALTH = Row(
             unit="s",
             queries=(Query(f"time() - max by ({_MODEL}) ({of(drift.BASELINE_TIME)})", _NAME),),
             sparkline=False,
-            width=6,
+            width=5,
         ),
         Lines(
             title="Evidence of drift",

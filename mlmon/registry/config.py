@@ -15,8 +15,9 @@ class RegistryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     versions_file: Annotated[
         str | None,
         msgspec.Meta(
-            description="TOML file of the expected model and tokenizer versions and digests, read again when "
-            "it changes. Left out: nothing is expected, so nothing mismatches."
+            description="TOML file of the expected model and tokenizer versions and digests, and of how the "
+            "last training ended; read again when it changes. Left out: nothing is expected, so nothing "
+            "mismatches."
         ),
     ] = None
     tokenizers: Annotated[

@@ -13,6 +13,12 @@ TOML, or JSON of the same shape where the name ends in `.json`:
     tokenizer_version = "7"
     tokenizer_digest = "60303ae22b998861"
 
+    [[training]]                    # how the last training of a model ended, for the alert of a failed one
+    service = "search"
+    model = "intent"
+    finished = 2026-11-03T04:12:00Z
+    succeeded = true
+
 Replace the file by renaming a new one over it. A half-written or broken file is reported and what was read
 before stays in force.
 """
@@ -21,12 +27,14 @@ from __future__ import annotations
 
 import logging
 import tomllib
+from collections import Counter
+from datetime import datetime  # noqa: TC003 - msgspec reads the annotations
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
-from mlmon.catalog.sidecar import REGISTRY_ENTRIES, REGISTRY_RELOADS
+from mlmon.catalog.sidecar import REGISTRY_ENTRIES, REGISTRY_RELOADS, TRAINING_FAILED, TRAINING_TIME
 from mlmon.errors import ConfigError
 from mlmon.monitors.base import Sample
 from mlmon.monitors.versions import Expected
@@ -54,13 +62,28 @@ class _Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return Expected(self.model_version, self.model_digest, self.tokenizer_version, self.tokenizer_digest)
 
 
+class _Training(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    service: _Name
+    model: _Name
+    finished: Annotated[datetime, msgspec.Meta(tz=True)]
+    succeeded: bool
+
+
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: Literal[1]
     expected: Annotated[list[_Entry], msgspec.Meta(max_length=10_000)]
+    training: Annotated[list[_Training], msgspec.Meta(max_length=1_000)] = []
 
 
 #: Service, model and deployment; the last empty where an entry speaks of all of them.
 _Key = tuple[str, str, str]
+
+
+class _Content(NamedTuple):
+    expected: dict[_Key, Expected]
+    training: tuple[_Training, ...]
+
+
 #: Modification time (ns), size, inode: changes when the file is rewritten or renamed over.
 _Stamp = tuple[int, int, int]
 
@@ -85,17 +108,17 @@ class VersionRegistry:
     def __init__(self, path: Path | str) -> None:
         self._path = Path(path)
         self._stamp: _Stamp | None = _stamp(self._path)
-        self._entries = _load(self._path)
+        self._content = _load(self._path)
         self.error = ""
         self.reloads = 0
         self.failures = 0
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._content.expected)
 
     def expected(self, service: str, model: str, deployment: str) -> Expected | None:
         """The entry of exactly this deployment, else the one for all deployments, else None."""
-        entries = self._entries
+        entries = self._content.expected
         return entries.get((service, model, deployment)) or entries.get((service, model, ""))
 
     def refresh(self) -> bool:
@@ -112,16 +135,16 @@ class VersionRegistry:
         if stamp == self._stamp:
             return False
         try:
-            entries = _load(self._path)
+            content = _load(self._path)
         except ConfigError as error:
             self._refuse(stamp, str(error))
             return False
         # the stamp of before reading: what is written meanwhile is read next time
         self._stamp, self.error = stamp, ""
         self.reloads += 1
-        changed = entries != self._entries
-        self._entries = entries
-        _LOG.info("version registry %s read again: %d entries", self._path, len(entries))
+        changed = content.expected != self._content.expected
+        self._content = content
+        _LOG.info("version registry %s read again: %d entries", self._path, len(self))
         return changed
 
     def _refuse(self, stamp: _Stamp | None, error: str) -> None:
@@ -134,7 +157,10 @@ class VersionRegistry:
         """What to publish of it."""
         yield Sample(REGISTRY_RELOADS, ("ok",), float(self.reloads))
         yield Sample(REGISTRY_RELOADS, ("refused",), float(self.failures))
-        yield Sample(REGISTRY_ENTRIES, (), float(len(self._entries)))
+        yield Sample(REGISTRY_ENTRIES, (), float(len(self)))
+        for run in self._content.training:
+            yield Sample(TRAINING_FAILED, (run.service, run.model), float(not run.succeeded))
+            yield Sample(TRAINING_TIME, (run.service, run.model), run.finished.timestamp())
 
 
 def _stamp(path: Path) -> _Stamp:
@@ -148,7 +174,7 @@ def _stamp(path: Path) -> _Stamp:
     return stat.st_mtime_ns, stat.st_size, stat.st_ino
 
 
-def _load(path: Path) -> dict[_Key, Expected]:
+def _load(path: Path) -> _Content:
     content = _parse(path)
     try:
         file = msgspec.convert(content, _File)
@@ -167,7 +193,14 @@ def _load(path: Path) -> dict[_Key, Expected]:
                 "tokenizer_digest"
             )
         entries[key] = entry.expected()
-    return entries
+    trained = Counter((run.service, run.model) for run in file.training)
+    for (service, model), count in trained.items():
+        if count > 1:
+            raise ConfigError(
+                f"version registry {path}: training ({service}, {model}): expected the last run alone, "
+                f"got {count}: remove the others"
+            )
+    return _Content(entries, tuple(file.training))
 
 
 def _parse(path: Path) -> Any:

@@ -4,8 +4,7 @@
 blind, so its alerts page under the service `mlmon`. `services` (in `health_services`) speaks of the watched
 services: versions, tokenizer, drift, latency, GPU. No budget has a say in these.
 
-Left out for want of metrics: retraining that failed. Cost has an objective. Some rest on the exporters of
-others; docs/alerting.md says which.
+Cost has an objective. Some rest on the exporters of others; docs/alerting.md says which.
 """
 
 from __future__ import annotations

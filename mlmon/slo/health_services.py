@@ -87,6 +87,7 @@ def service_rules(settings: RuleSettings, health: HealthSettings) -> Iterator[Ru
     yield _drift_page()
     yield _drift_near(health)
     yield _drift_reference()
+    yield _training()
     yield _latency(settings, health)
     yield from _memory(settings, health)
 
@@ -180,6 +181,23 @@ def _drift_reference() -> Rule:
         service="",
         team="ml",
         dashboard="mlmon-drift",
+    )
+
+
+def _training() -> Rule:
+    return Rule(
+        "MlmonTrainingFailed",
+        "ticket",
+        "max by (service, model) (mlmon_training_failed) == 1",
+        f"The last training of {_WHO} failed",
+        "What serves is the model before it, and grows old. The version registry's file says when it was: "
+        "`mlmon_training_timestamp_seconds`.",
+        "The last training of a model failed.",
+        minutes=5,
+        cause="training",
+        service="",
+        team="ml",
+        dashboard="mlmon-executive",
     )
 
 

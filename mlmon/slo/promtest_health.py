@@ -164,6 +164,7 @@ def _services(health: HealthSettings) -> Iterator[_Case]:
     yield from _version()
     yield from _tokens(health)
     yield from _drift(health)
+    yield from _training()
     yield from _latency(health)
     yield from _memory(health)
 
@@ -234,6 +235,16 @@ def _drift(health: HealthSettings) -> Iterator[_Case]:
     ):
         series = {f'{fields}monitor="features",state="{state}"}}': _held(value, 90)}
         yield _Case(f"silent when {title}", missing, 90, series)
+
+
+def _training() -> Iterator[_Case]:
+    alert, ticket = "MlmonTrainingFailed", _theirs("ticket", "training")
+    series = f"mlmon_training_failed{{{_WHO}}}"
+    yield _Case("fires when it failed", alert, 10, {series: _held(1, 15)}, ticket)
+    twice = {f'mlmon_training_failed{{instance="{name}",{_WHO}}}': _held(1, 15) for name in "ab"}
+    yield _Case("fires once for two sidecars", alert, 10, twice, ticket)
+    yield _Case("silent when it succeeded", alert, 10, {series: _held(0, 15)})
+    yield _Case("silent for one that was repeated at once", alert, 15, {series: "1+0x3 0+0x12"})
 
 
 def _latency(health: HealthSettings) -> Iterator[_Case]:

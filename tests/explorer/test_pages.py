@@ -176,13 +176,7 @@ def test_compare_with_a_time_of_its_own(open_page: Opener) -> None:
 
 
 def test_simulate(open_page: Opener, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (
-        ("_WINDOWS", 4),
-        ("_LIMIT", 2),
-        ("_REFERENCE", 1_500),
-        ("_EVENTS", 500),
-        ("_SHIFTED", 40),
-    ):
+    for name, value in (("_WINDOWS", 4), ("_LIMIT", 2), ("_REFERENCE", 1_500), ("_EVENTS", 500)):
         monkeypatch.setattr(whatif, name, value)
     monkeypatch.setattr(whatif, "SHIFTS", whatif.SHIFTS[3:6])
     app = open_page("simulate", budget="0.5", window="300", sampling="0.25")

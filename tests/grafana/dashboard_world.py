@@ -71,6 +71,11 @@ version = 1
 service = "{KEY.service}"
 model = "{KEY.model}"
 model_version = "8"
+[[training]]
+service = "{KEY.service}"
+model = "{KEY.model}"
+finished = 2026-01-05T04:00:00Z
+succeeded = true
 """
 #: Events a second, and how many before they repeat.
 _RATE, _EVENTS = 400, 3600

@@ -109,6 +109,42 @@ def test_a_first_file_that_is_wrong_says_what_and_where(path: Path, text: str, w
     assert str(path) in str(caught.value)
 
 
+TRAINED = """
+[[training]]
+service = "search"
+model = "intent"
+finished = 2026-11-03T04:12:00Z
+succeeded = false
+"""
+
+
+def test_how_the_last_training_ended_is_published(path: Path) -> None:
+    replace(path, GOOD + TRAINED)
+    registry = VersionRegistry(path)
+    said = {sample.metric.name: sample for sample in registry.samples()}
+    failed, finished = said["mlmon_training_failed"], said["mlmon_training_timestamp_seconds"]
+    assert (failed.labels, failed.value) == (("search", "intent"), 1.0)
+    assert finished.value == 1_793_679_120.0
+    replace(path, GOOD + TRAINED.replace("false", "true"))
+    assert registry.refresh() is False, "no other version is expected"
+    assert {s.metric.name: s.value for s in registry.samples()}["mlmon_training_failed"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (TRAINED + TRAINED, r"training \(search, intent\): expected the last run alone, got 2"),
+        (TRAINED.replace("T04:12:00Z", "T04:12:00"), "timezone"),
+        (TRAINED.replace("succeeded = false", ""), "succeeded"),
+        (TRAINED.replace("false", '"no"'), "bool"),
+    ],
+)
+def test_a_training_that_is_wrong_says_what(path: Path, text: str, words: str) -> None:
+    replace(path, GOOD + text)
+    with pytest.raises(ConfigError, match=words):
+        VersionRegistry(path)
+
+
 def test_a_first_file_that_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"none.toml.*No such file.*create it, or remove registry.versions_file"

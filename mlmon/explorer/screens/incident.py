@@ -13,6 +13,7 @@ from mlmon.explorer.incident import incident
 from mlmon.explorer.overview import label, pages
 from mlmon.explorer.postmortem import to_html, to_markdown
 from mlmon.explorer.shell import address, begin, chart, empty, link, table
+from mlmon.explorer.view import clock_text, span_text
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -55,9 +56,10 @@ def _verdict(page: Page, found: Incident) -> None:
     columns = st.columns(4)
     columns[0].metric("service", found.service, help=f"model {found.model}")
     columns[1].metric("likely root cause", found.cause or "none", help=found.why or None)
-    columns[2].metric("first sign, UTC", "-" if found.began is None else f"{found.began:%m-%d %H:%M}")
+    began = "-" if found.began is None else f"{found.began:%m-%d} {clock_text(found.began)}"
+    columns[2].metric("first sign, UTC", began)
     delay = found.detection_seconds
-    waited = "at the first sign" if delay == 0 else "not paged" if delay is None else f"{delay / 60:.1f} min"
+    waited = "at the first sign" if delay == 0 else "not paged" if delay is None else span_text(delay)
     columns[3].metric("paged after" if delay else "paged", waited)
     if found.why:
         st.caption(f"Cause: {found.why}.")
@@ -66,8 +68,9 @@ def _verdict(page: Page, found: Incident) -> None:
         with st.expander(f"{len(others)} pages in this time"):
             for row in others.itertuples():
                 at = int(row.opened.timestamp() * 1_000_000)
+                opened = f"{row.opened:%Y-%m-%d} {clock_text(row.opened)}"
                 link(
-                    "incident", f"{row.opened:%Y-%m-%d %H:%M} {row.service} / {row.model}: {row.cause}",
+                    "incident", f"{opened} {row.service} / {row.model}: {row.cause}",
                     page.view.around(at, 3600), service=row.service, model=row.model,
                 )  # fmt: skip
 
@@ -77,9 +80,10 @@ def _table(page: Page, found: Incident) -> None:
     frame = pd.DataFrame(found.moved, columns=list(type(found.moved[0])._fields))
     frame["scope"] = frame["scope"].replace("", "all")
     numbers = ("before", "worst", "limit")
+    shown = "YYYY-MM-DD HH:mm" + (":ss" if any(one.at.second for one in found.moved) else "")
     table(
         frame[["at", "what", "cause", *numbers, "scope"]],
-        at=st.column_config.DatetimeColumn("first crossing, UTC", format="YYYY-MM-DD HH:mm"),
+        at=st.column_config.DatetimeColumn("first crossing, UTC", format=shown),
         cause=st.column_config.TextColumn("sign of", width="small"),
         scope=st.column_config.TextColumn("where", width="medium"),
         **{name: st.column_config.NumberColumn(name, format="%.4g", width="small") for name in numbers},
