@@ -268,7 +268,8 @@ def test_every_metric_of_the_sidecar_is_published_or_belongs_to_a_part(running: 
     text = running.collector.render(openmetrics=False).decode()
     shown = {line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")}
     declared = {value.name for value in vars(own).values() if isinstance(value, Metric)}
-    with_registry = {own.REGISTRY_RELOADS.name, own.REGISTRY_ENTRIES.name}
+    of_registry = (own.REGISTRY_RELOADS, own.REGISTRY_ENTRIES, own.TRAINING_FAILED, own.TRAINING_TIME)
+    with_registry = {metric.name for metric in of_registry}
     missing = {n for n in declared if not {n, n + "_total", n + "_info"} & shown}
     assert missing <= with_registry | {own.WATERMARK_AGE.name}
 
