@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import drift_kit
 
+import mlmon.simulate.study as study_module
 from mlmon.drift.config import AlertsConfig, DriftConfig
 from mlmon.simulate.run import Rules
 from mlmon.simulate.study import Study, StudyOptions
+
+if TYPE_CHECKING:
+    import pytest
 
 RULES = Rules(AlertsConfig(), DriftConfig(), 60)
 BLAMED = {
@@ -22,11 +27,10 @@ BLAMED = {
 }
 
 
-def test_a_shift_is_blamed_on_what_it_changes() -> None:
-    """Though there are few events to draw from, whose mean is not the whole sample's."""
-    scope = replace(
-        next(iter(drift_kit.reference().scopes.values())), sample=drift_kit.events().slice(0, 600)
-    )
+def test_a_shift_is_blamed_on_what_it_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though it is made of few events, whose mean is not the whole sample's."""
+    monkeypatch.setattr(study_module, "_SHIFTED", 300)
+    scope = replace(next(iter(drift_kit.reference().scopes.values())), sample=drift_kit.events())
     options = StudyOptions(1_500.0, 5.0, 8_000, runs=6, references=2, limit_windows=40)
     study = Study(scope, RULES, drift_kit.CONFIGS, options)
     found = {delay.name: delay for delay in study.delays()}
