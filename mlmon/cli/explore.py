@@ -63,21 +63,9 @@ def explore(
     Needs the extra `explorer`. It listens on this machine alone; for others, put it behind OIDC: a file
     .streamlit/secrets.toml with a section [auth] makes it ask everyone to log in.
     """
-    for package in ("streamlit", "plotly", "duckdb", "pandas"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package, "explorer")
     host, port = options["host"], options["port"]
-    if bool(options["texts"]) != options["show_text"]:
-        raise ConfigError(
-            "texts are shown where both --texts DIR and --show-text are given; got one of them alone"
-        )
-    if not is_loopback(host):
-        click.echo(
-            f"warning: whoever reaches {host} sees the history; set up a login ([auth] in "
-            ".streamlit/secrets.toml), or listen on 127.0.0.1",
-            err=True,
-        )
-    environment = dict(os.environ)
+    _check(host, texts=options["texts"], show_text=options["show_text"])
+    environment = os.environ | _BY_ENVIRONMENT
     if config_path is not None:
         config = read_config(config_path)
         history = history or config.history.directory
@@ -96,21 +84,43 @@ def explore(
     environment["MLMON_EXPLORE_REFRESH"] = str(options["refresh"])
     port = port or _free_port(host)
     click.echo(f"the history in {directory}: http://{host}:{port}", err=True)
+    sys.stderr.flush()
+    command = _command(host, port, browser=options["browser"])
+    # in this process's place: whoever ends this one ends the server
+    os.execve(sys.executable, command, environment)  # noqa: S606 - our own app, without a shell
+
+
+def _check(host: str, *, texts: str | None, show_text: bool) -> None:
+    """Refuse what cannot be, and warn of what lets others in."""
+    for package in ("streamlit", "plotly", "duckdb", "pandas"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package, "explorer")
+    if bool(texts) != show_text:
+        raise ConfigError(
+            "texts are shown where both --texts DIR and --show-text are given; got one of them alone"
+        )
+    if not is_loopback(host):
+        click.echo(
+            f"warning: whoever reaches {host} sees the history; set up a login ([auth] in "
+            ".streamlit/secrets.toml), or listen on 127.0.0.1",
+            err=True,
+        )
+
+
+def _command(host: str, port: int, *, browser: bool) -> list[str]:
+    """How Streamlit is run: nothing is watched, and nothing is told to others."""
     settings = {
         "server.address": host,
         "server.port": str(port),
-        "server.headless": "false" if options["browser"] else "true",
+        "server.headless": "false" if browser else "true",
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
         "client.toolbarMode": "viewer",
     }
-    environment.update(_BY_ENVIRONMENT)
     command = [sys.executable, "-m", "streamlit", "run", str(_script())]
     for name, value in settings.items():
         command += [f"--{name}", value]
-    sys.stderr.flush()
-    # in this process's place: whoever ends this one ends the server
-    os.execve(sys.executable, command, environment)  # noqa: S606 - our own app, without a shell
+    return command
 
 
 def _script() -> Path:

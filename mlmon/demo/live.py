@@ -11,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -23,7 +22,7 @@ from mlmon.demo.live_figures import ALERT, PAGE_BURN, target_of
 from mlmon.demo.live_screen import LiveScreen, number
 from mlmon.demo.live_stage import REPORT, ROUNDED, TIME_SCALE, LiveStage
 from mlmon.demo.live_weights import BITS
-from mlmon.demo.processes import ended_in_order, free_port
+from mlmon.demo.processes import demo_folder, ended_in_order, free_port
 from mlmon.demo.screen import percent
 from mlmon.errors import MissingExtraError
 
@@ -110,10 +109,7 @@ def run_live_demo(options: Options, console: Console | None = None) -> LiveOutco
     """
     require_model_server()
     with ended_in_order(), ExitStack() as stack:
-        if options.keep:
-            folder = Path(tempfile.mkdtemp(prefix="mlmon-demo-"))
-        else:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlmon-demo-")))
+        folder = demo_folder(stack, keep=options.keep)
         screen = LiveScreen(console or Console())
         stage = LiveStage(folder, options.port or free_port(), screen, stack)
         stage.prepare()

@@ -14,6 +14,7 @@ from mlmon.demo.live_figures import Alert, live_scrape
 from mlmon.demo.live_traffic import Questions, sentences
 from mlmon.demo.live_weights import BITS, MODEL, export_rounded
 from mlmon.demo.processes import answers, end, free_port, start, wait_for
+from mlmon.demo.stage import VERSIONS
 from mlmon.errors import SourceError
 from mlmon.registry.tokenizers import load_tokenizer
 from mlmon.shadow.report import WindowReport
@@ -110,14 +111,6 @@ port = {port}
 [log]
 level = "warning"
 """
-_VERSIONS = """\
-version = 1
-[[expected]]
-service = "{service}"
-model = "{name}"
-model_version = "{version}"
-tokenizer_digest = "{digest}"
-"""
 
 
 class ModelServer:
@@ -193,7 +186,9 @@ class LiveStage:
         export_rounded(MODEL, self.folder / ROUNDED, BITS)
         names = {"service": SERVICE, "name": NAME, "version": VERSION}
         digest = load_tokenizer(MODEL / "tokenizer.json").digest
-        self._write("versions.toml", _VERSIONS.format(**names, digest=digest))
+        self._write(
+            "versions.toml", VERSIONS.format(service=SERVICE, model=NAME, version=VERSION, digest=digest)
+        )
         self._write("reference.toml", _SERVER.format(**names))
         self._write("serve.toml", (_SERVER + _WATCHED).format(**names, budget=_BUDGET))
         self._write("mlmon.toml", _SIDECAR.format(scale=TIME_SCALE, port=self.port))

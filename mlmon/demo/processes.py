@@ -9,20 +9,23 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlmon.errors import MissingExtraError, SourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
+    from contextlib import ExitStack
     from typing import IO
 
 __all__ = [
     "Deployment",
     "answers",
+    "demo_folder",
     "end",
     "ended_in_order",
     "free_port",
@@ -43,6 +46,13 @@ def ended_in_order() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+def demo_folder(stack: ExitStack, *, keep: bool) -> Path:
+    """A folder for all that a demo writes; it goes with the stack, unless it is kept."""
+    if keep:
+        return Path(tempfile.mkdtemp(prefix="mlmon-demo-"))
+    return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlmon-demo-")))
 
 
 def require_server() -> None:

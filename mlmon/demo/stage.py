@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from mlmon.demo.figures import Figures
     from mlmon.demo.screen import Screen
 
-__all__ = ["BASELINE", "EXPLORER_PORT", "Stage"]
+__all__ = ["BASELINE", "EXPLORER_PORT", "VERSIONS", "Stage"]
 
 BASELINE = f"healthy{SUFFIX}"
 #: Answers that the baseline is made of, and how fast they are asked for; then the rate that is watched.
@@ -71,7 +71,8 @@ min_events = 100
 [alerts]
 false_pages_per_month = 1
 """
-_VERSIONS = """\
+#: What is expected to serve: one version of one model.
+VERSIONS = """\
 version = 1
 [[expected]]
 service = "{service}"
@@ -109,7 +110,7 @@ class Stage:
             run("-m", "mlmon.demo.training", str(self.folder))
         digest = load_tokenizer(self.folder / TOKENIZER).digest
         names = {"service": SERVICE, "model": MODEL, "version": VERSION, "digest": digest}
-        (self.folder / "versions.toml").write_text(_VERSIONS.format(**names))
+        (self.folder / "versions.toml").write_text(VERSIONS.format(**names))
         config = _CONFIG.format(spool=SPOOL, port=self.port, baseline=BASELINE)
         (self.folder / "mlmon.toml").write_text(config)
         self._record()

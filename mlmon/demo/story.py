@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -18,7 +17,7 @@ from urllib.parse import urlencode
 
 from rich.console import Console
 
-from mlmon.demo.processes import ended_in_order, free_port, require_server
+from mlmon.demo.processes import demo_folder, ended_in_order, free_port, require_server
 from mlmon.demo.screen import Screen, evidence_text, percent
 from mlmon.demo.service import SERVICE
 from mlmon.demo.stage import BASELINE, EXPLORER_PORT, Stage
@@ -165,10 +164,7 @@ def run_demo(options: Options, console: Console | None = None) -> Outcome:
     """
     require_server()
     with ended_in_order(), ExitStack() as stack:
-        if options.keep:
-            folder = Path(tempfile.mkdtemp(prefix="mlmon-demo-"))
-        else:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mlmon-demo-")))
+        folder = demo_folder(stack, keep=options.keep)
         screen = Screen(console or Console())
         stage = Stage(folder, options.port or free_port(), screen, stack)
         stage.prepare()
